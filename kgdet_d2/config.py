@@ -1,0 +1,179 @@
+"""Config keys that KGDet adds to Detectron2's, and the check that they fit together."""
+
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+
+def add_kgdet_config(cfg: CfgNode) -> None:
+    """Add KGDet's keys with their defaults: DeepFashion2 as the released model was trained."""
+    _add_backbone_keys(cfg)
+    _add_head_keys(cfg)
+    _add_loss_keys(cfg)
+
+
+def _add_backbone_keys(cfg: CfgNode) -> None:
+    # Keep the running statistics of every BatchNorm in the ResNet as they are; weights and biases learn.
+    # (MODEL.RESNETS.NORM "FrozenBN" would fix both.) For backbones named build_*_lean_fpn_backbone.
+    cfg.MODEL.BACKBONE.FIXED_BN_STATS = False
+    # Pyramid levels that the detector sees: consecutive ones of p3..p7, strides 8..128 pixels.
+    # The released model uses p5 alone, the paper's text p5-p7.
+    cfg.MODEL.FPN.OUT_FEATURES = ["p5"]
+    # Build and compute all of p3..p7 whatever is asked for, as the release does. Outputs are the same;
+    # the parameters that reach none of them (6,884,352 with p5 alone) count but never learn.
+    cfg.MODEL.FPN.FULL = False
+
+
+def _add_head_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.KGDET = CfgNode()
+    kgdet = cfg.MODEL.KGDET
+    # C, garment classes (without background), and K, landmark slots of all classes together.
+    kgdet.NUM_CLASSES = 13
+    kgdet.NUM_KEYPOINTS = 294
+    # T, stages of the cascade, the first one included.
+    kgdet.NUM_STAGES = 3
+    # Informative points of each column of the aggregation: squares of odd numbers, K' = their sum (83).
+    kgdet.COLUMNS = [9, 25, 49]
+    # Channels of the towers, the first stage and each column; 3x3 convolutions in each tower; their
+    # normalisation by Detectron2's names ("" for none).
+    kgdet.CONV_DIM = 256
+    kgdet.NUM_CONVS = 3
+    kgdet.NORM = "GN"
+    # Score of every class at every cell before training, 0..1.
+    kgdet.PRIOR_PROB = 0.01
+    # Share of the gradient that flows from an aggregation back into the points it samples at, and from the
+    # boxes into the two scales of the moment transform (lambda_x, lambda_y).
+    kgdet.POINTS_GRADIENT = 0.1
+    kgdet.MOMENT_GRADIENT = 0.01
+    # k, cells nearest to a garment's centre that answer for it: 25 in the release, 9 in the paper.
+    kgdet.NUM_POSITIVES = 25
+    # Inference: detections score above it; cells looked at per level; IoU above which, within a class, the
+    # lower score goes. TEST.DETECTIONS_PER_IMAGE limits what is left.
+    kgdet.SCORE_THRESH_TEST = 0.05
+    kgdet.TOPK_CANDIDATES_TEST = 1000
+    kgdet.NMS_THRESH_TEST = 0.5
+
+
+def _add_loss_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.KGDET.LOSS = CfgNode()
+    loss = cfg.MODEL.KGDET.LOSS
+    # Factor of each stage's three losses, T numbers. The release's; the paper weighs the stages equally.
+    loss.STAGE_WEIGHTS = [0.5, 0.5, 1.0]
+    # Factors in eq. 1: of classification, of boxes (lambda_2), of landmarks (lambda_1).
+    loss.CLS_WEIGHT = 1.0
+    loss.BOX_WEIGHT = 1.0
+    loss.KEYPOINT_WEIGHT = 1.0
+    # "per_garment": the landmarks of a garment weigh as much as one box, 4 / (2 N) each with N of them
+    # labelled (release, KEYPOINT_WEIGHT 1). "per_landmark": their plain sum (paper, KEYPOINT_WEIGHT 0.1).
+    loss.KEYPOINT_WEIGHTING = "per_garment"
+    # Focal loss of classification.
+    loss.FOCAL_ALPHA = 0.25
+    loss.FOCAL_GAMMA = 2.0
+    # Where smooth L1 turns linear, in units of 4 strides.
+    loss.SMOOTH_L1_BETA = 1 / 9
+
+
+def load_config(config_file: str, opts: list[str]) -> CfgNode:
+    """The checked and frozen config of a yaml file and KEY VALUE overrides.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a key that does not exist, or values that contradict one another.
+    """
+    if not Path(config_file).is_file():
+        raise FileNotFoundError(f"config file {config_file!r} does not exist")
+    cfg = get_cfg()
+    add_kgdet_config(cfg)
+    try:
+        cfg.merge_from_file(config_file)
+        cfg.merge_from_list(opts)
+    except (KeyError, AssertionError, ValueError) as error:
+        raise ValueError(f"config {config_file!r} with {opts}: {error}") from error
+    check_config(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def check_weights(cfg: CfgNode, *, required: bool) -> None:
+    """Refuse a MODEL.WEIGHTS that names a local file which is not there, or none where one is ``required``.
+
+    Raises:
+        ValueError: no weights are named. FileNotFoundError: the named file does not exist.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    if not weights and required:
+        raise ValueError("MODEL.WEIGHTS: expected the path of a checkpoint, got none")
+    if weights and "://" not in weights and not Path(weights).is_file():
+        raise FileNotFoundError(f"MODEL.WEIGHTS: {weights!r} does not exist")
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuse values that contradict one another.
+
+    Raises:
+        ValueError: lists every contradiction found, by key, with what was expected and what was found.
+    """
+    problems = [*_schedule_problems(cfg)]
+    if cfg.MODEL.META_ARCHITECTURE == "KGDet":
+        problems += [*_head_problems(cfg), *_loss_problems(cfg), *_landmark_problems(cfg)]
+    if problems:
+        raise ValueError("config: " + "; ".join(problems))
+
+
+def _schedule_problems(cfg: CfgNode):
+    late = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_ITER]
+    if late:
+        yield f"SOLVER.STEPS: expected steps below SOLVER.MAX_ITER = {cfg.SOLVER.MAX_ITER}, got {late}"
+
+
+def _head_problems(cfg: CfgNode):
+    kgdet = cfg.MODEL.KGDET
+    if kgdet.NUM_STAGES < 1:
+        yield f"MODEL.KGDET.NUM_STAGES: expected at least 1, got {kgdet.NUM_STAGES}"
+    odd_squares = [side**2 for side in range(3, 16, 2)]
+    if not kgdet.COLUMNS or not set(kgdet.COLUMNS) <= set(odd_squares):
+        yield f"MODEL.KGDET.COLUMNS: expected some of {odd_squares}, got {kgdet.COLUMNS}"
+    if kgdet.NUM_POSITIVES < 1:
+        yield f"MODEL.KGDET.NUM_POSITIVES: expected at least 1, got {kgdet.NUM_POSITIVES}"
+    for key in ("PRIOR_PROB", "SCORE_THRESH_TEST", "NMS_THRESH_TEST"):
+        if not 0 <= kgdet[key] <= 1:
+            yield f"MODEL.KGDET.{key}: expected 0..1, got {kgdet[key]}"
+    for key in ("POINTS_GRADIENT", "MOMENT_GRADIENT"):
+        if not 0 <= kgdet[key] <= 1:
+            yield f"MODEL.KGDET.{key}: expected a share, 0..1, got {kgdet[key]}"
+    for key, norm, channels in (
+        ("MODEL.KGDET.CONV_DIM", kgdet.NORM, kgdet.CONV_DIM),
+        ("MODEL.FPN.OUT_CHANNELS", cfg.MODEL.FPN.NORM, cfg.MODEL.FPN.OUT_CHANNELS),
+    ):
+        if norm == "GN" and channels % 32:
+            yield f"{key}: expected a multiple of GroupNorm's 32 groups, got {channels}"
+
+
+def _loss_problems(cfg: CfgNode):
+    loss, stages = cfg.MODEL.KGDET.LOSS, cfg.MODEL.KGDET.NUM_STAGES
+    if len(loss.STAGE_WEIGHTS) != stages:
+        yield (
+            f"MODEL.KGDET.LOSS.STAGE_WEIGHTS: expected MODEL.KGDET.NUM_STAGES = {stages} numbers, "
+            f"got {loss.STAGE_WEIGHTS}"
+        )
+    if loss.KEYPOINT_WEIGHTING not in ("per_garment", "per_landmark"):
+        yield (
+            "MODEL.KGDET.LOSS.KEYPOINT_WEIGHTING: expected 'per_garment' or 'per_landmark', "
+            f"got {loss.KEYPOINT_WEIGHTING!r}"
+        )
+
+
+def _landmark_problems(cfg: CfgNode):
+    if not cfg.MODEL.KEYPOINT_ON:
+        yield "MODEL.KEYPOINT_ON: expected True, since KGDet learns from landmarks, got False"
+    if cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE:
+        yield (
+            "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE: expected 0, since photos whose "
+            f"garments have no landmark still teach boxes, got {cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE}"
+        )
+    sigmas, keypoints = cfg.TEST.KEYPOINT_OKS_SIGMAS, cfg.MODEL.KGDET.NUM_KEYPOINTS
+    if sigmas and len(sigmas) != keypoints:
+        yield (
+            f"TEST.KEYPOINT_OKS_SIGMAS: expected none (the dataset's own) or MODEL.KGDET.NUM_KEYPOINTS = "
+            f"{keypoints} numbers, got {len(sigmas)}"
+        )

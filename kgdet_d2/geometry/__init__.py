@@ -1,0 +1,1 @@
+"""Pure tensor functions on points, boxes and landmarks. Imports torch alone."""

@@ -1,0 +1,78 @@
+"""Cells and the points that the network places relative to them.
+
+N images, L cells of all levels, P points, H x W cells of one level, k side of a square kernel.
+
+A cell (row, column) of a level with stride s stands at pixel (x, y) = (column * s, row * s). The network's
+offsets are relative to their cell, in units of s, with y before x, the order of deformable convolution.
+This is the only file that knows that order.
+"""
+
+import torch
+from torch import Tensor
+
+
+def make_cells(
+    sizes: list[tuple[int, int]], strides: list[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The cells of all levels, level after level, row by row.
+
+    Args:
+        sizes: per level, (H, W) in cells.
+        strides: per level, pixels per cell.
+
+    Returns:
+        (L, 2) x, y of each cell in pixels of the network's input, and (L,) its stride; both float32.
+    """
+    cells, cell_strides = [], []
+    for (height, width), stride in zip(sizes, strides, strict=True):
+        y = torch.arange(height, device=device, dtype=torch.float32) * stride
+        x = torch.arange(width, device=device, dtype=torch.float32) * stride
+        yy, xx = torch.meshgrid(y, x, indexing="ij")
+        cells.append(torch.stack([xx, yy], dim=-1).reshape(-1, 2))
+        cell_strides.append(torch.full((height * width,), float(stride), device=device))
+    return torch.cat(cells), torch.cat(cell_strides)
+
+
+def split_points(offsets: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """Offsets of P points, y and x in turn along ``dim`` (size 2P) -> the P x's and the P y's, as views."""
+    yx = offsets.unflatten(dim, (-1, 2))
+    axis = dim if dim < 0 else dim + 1
+    return yx.select(axis, 1), yx.select(axis, 0)
+
+
+def offsets_to_points(offsets: Tensor, cells: Tensor, strides: Tensor) -> Tensor:
+    """Offsets (..., 2P) at cells (..., 2) with strides (...,) -> points (..., P, 2) as x, y in pixels."""
+    x, y = split_points(offsets)
+    return torch.stack([x, y], dim=-1) * strides[..., None, None] + cells[..., None, :]
+
+
+def boxes_to_pixels(boxes: Tensor, cells: Tensor, strides: Tensor) -> Tensor:
+    """Boxes (..., 4), x1 y1 x2 y2 relative to their cell in strides -> the same in pixels."""
+    return boxes * strides[..., None] + torch.cat([cells, cells], dim=-1)
+
+
+def kernel_grid(kernel_size: int) -> Tensor:
+    """(2 k^2,): where a k x k kernel's taps lie by themselves, as offsets in units of cells."""
+    radius = kernel_size // 2
+    side = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    y, x = torch.meshgrid(side, side, indexing="ij")
+    return torch.stack([y, x], dim=-1).flatten()
+
+
+def sampling_positions(offset: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
+    """Where a stride-1, same-size deformable convolution samples.
+
+    Args:
+        offset: (N, 2 k^2, H, W), displacement of each tap, in cells.
+
+    Returns:
+        x and y, (N, k^2, H, W) each: columns and rows of the feature map, continuous.
+    """
+    height, width = offset.shape[-2:]
+    grid_x, grid_y = split_points(kernel_grid(kernel_size).to(offset))
+    offset_x, offset_y = split_points(offset, dim=1)
+    columns = torch.arange(width, device=offset.device, dtype=offset.dtype)
+    rows = torch.arange(height, device=offset.device, dtype=offset.dtype)
+    x = offset_x + grid_x[:, None, None] + columns
+    y = offset_y + grid_y[:, None, None] + rows[:, None]
+    return x, y

@@ -1,0 +1,182 @@
+"""KGDet's training objective (paper, eq. 1).
+
+N images, L cells of all levels, M positive cells of the batch, C classes, K landmarks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import cat
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
+from detectron2.structures import Instances
+from fvcore.nn import sigmoid_focal_loss, smooth_l1_loss
+from torch import Tensor
+
+from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points
+from kgdet_d2.modeling.assigner import IGNORED, assign_cells
+from kgdet_d2.modeling.head import StageOutput
+
+KEYPOINT_WEIGHTINGS = ("per_garment", "per_landmark")
+
+
+@dataclass
+class Targets:
+    """What the cells of a batch ought to say, the same for all stages.
+
+    Attributes:
+        matched: (N, L) index of the cell's garment in its image, BACKGROUND or IGNORED.
+        classes: (M,) of the positive cells, in the order of ``matched >= 0``.
+        boxes: (M, 4) x1, y1, x2, y2 in pixels.
+        keypoints: (M, K, 3) x, y in pixels and visibility.
+        normalizer: number of positives, at least one an image.
+    """
+
+    matched: Tensor
+    classes: Tensor
+    boxes: Tensor
+    keypoints: Tensor
+    normalizer: int
+
+
+class KGDetCriterion:
+    """Assigns cells to garments and weighs the three losses of every stage."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_positives: int,
+        stage_weights: list[float],
+        cls_weight: float,
+        box_weight: float,
+        keypoint_weight: float,
+        keypoint_weighting: str,
+        focal_alpha: float,
+        focal_gamma: float,
+        smooth_l1_beta: float,
+    ):
+        """
+        Args:
+            num_positives: k of the assignment.
+            stage_weights: factor of every stage's three losses.
+            cls_weight, box_weight, keypoint_weight: 1, lambda_2 and lambda_1 of eq. 1.
+            keypoint_weighting: "per_garment" gives every garment the weight of one box, 4 coordinates, by
+                4 / (2 x its labelled landmarks), as the release does; "per_landmark" sums over its labelled
+                landmarks, as the paper does.
+            smooth_l1_beta: where smooth L1 becomes linear, in units of 4 strides.
+        """
+        if keypoint_weighting not in KEYPOINT_WEIGHTINGS:
+            raise ValueError(
+                f"keypoint_weighting: expected one of {KEYPOINT_WEIGHTINGS}, got {keypoint_weighting!r}"
+            )
+        self.num_positives = num_positives
+        self.stage_weights = stage_weights
+        self.weights = {"cls": cls_weight, "box": box_weight, "keypoint": keypoint_weight}
+        self.keypoint_weighting = keypoint_weighting
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.smooth_l1_beta = smooth_l1_beta
+
+    @classmethod
+    def from_config(cls, cfg):
+        loss = cfg.MODEL.KGDET.LOSS
+        return {
+            "num_positives": cfg.MODEL.KGDET.NUM_POSITIVES,
+            "stage_weights": loss.STAGE_WEIGHTS,
+            "cls_weight": loss.CLS_WEIGHT,
+            "box_weight": loss.BOX_WEIGHT,
+            "keypoint_weight": loss.KEYPOINT_WEIGHT,
+            "keypoint_weighting": loss.KEYPOINT_WEIGHTING,
+            "focal_alpha": loss.FOCAL_ALPHA,
+            "focal_gamma": loss.FOCAL_GAMMA,
+            "smooth_l1_beta": loss.SMOOTH_L1_BETA,
+        }
+
+    def __call__(
+        self,
+        stages: list[StageOutput],
+        cells: Tensor,
+        strides: Tensor,
+        padded_sizes: list[tuple[int, int]],
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """Losses of every stage.
+
+        Args:
+            stages: the head's outputs.
+            cells, strides: (L, 2) and (L,) in pixels, see :func:`make_cells`.
+            padded_sizes: each image's (height, width) after its own padding; cells beyond are ignored.
+            gt_instances: with gt_boxes, gt_classes and gt_keypoints (n, K, 3); garments may be none.
+
+        Returns:
+            ``loss_cls_t``, ``loss_box_t``, ``loss_keypoint_t`` for t = 1..T, scalars.
+        """
+        targets = self.targets(cells, strides, padded_sizes, gt_instances)
+        losses = {}
+        for number, (stage, stage_weight) in enumerate(zip(stages, self.stage_weights, strict=True), start=1):
+            for name, loss in self._stage_losses(stage, cells, strides, targets).items():
+                factor = stage_weight * self.weights[name] / targets.normalizer
+                losses[f"loss_{name}_{number}"] = loss * factor
+        return losses
+
+    @torch.no_grad()
+    def targets(
+        self,
+        cells: Tensor,
+        strides: Tensor,
+        padded_sizes: list[tuple[int, int]],
+        gt_instances: list[Instances],
+    ) -> Targets:
+        """The batch's :class:`Targets`; arguments as for the call."""
+        matched, classes, boxes, keypoints, normalizer = [], [], [], [], 0
+        for (height, width), garments in zip(padded_sizes, gt_instances, strict=True):
+            valid = (cells[:, 0] < width) & (cells[:, 1] < height)
+            cell_garments = assign_cells(garments.gt_boxes.tensor, cells, strides, valid, self.num_positives)
+            positive = cell_garments[cell_garments >= 0]
+            matched.append(cell_garments)
+            classes.append(garments.gt_classes[positive])
+            boxes.append(garments.gt_boxes.tensor[positive])
+            keypoints.append(garments.gt_keypoints.tensor[positive])
+            normalizer += max(len(positive), 1)
+        return Targets(torch.stack(matched), cat(classes), cat(boxes), cat(keypoints), normalizer)
+
+    def _stage_losses(
+        self, stage: StageOutput, cells: Tensor, strides: Tensor, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Sums over the batch, not yet weighted."""
+        image, cell = (targets.matched >= 0).nonzero(as_tuple=True)
+        at, unit = cells[cell], 4 * strides[cell]  # (M, 2) and (M,) pixels
+        boxes = boxes_to_pixels(_over_cells(stage.boxes)[image, cell], at, strides[cell])
+        points = offsets_to_points(_over_cells(stage.keypoints)[image, cell].float(), at, strides[cell])
+        return {
+            "cls": self._cls_loss(_over_cells(stage.logits).float(), targets),
+            "box": self._smooth_l1(boxes, targets.boxes, unit[:, None]).sum(),
+            "keypoint": self._keypoint_loss(points, targets.keypoints, unit),
+        }
+
+    def _cls_loss(self, logits: Tensor, targets: Targets) -> Tensor:
+        """Focal loss over all cells (N, L, C) that are not ignored."""
+        one_hot = torch.zeros_like(logits)
+        one_hot[targets.matched >= 0] = F.one_hot(targets.classes, logits.shape[-1]).to(logits)
+        considered = targets.matched != IGNORED
+        return sigmoid_focal_loss(
+            logits[considered], one_hot[considered], self.focal_alpha, self.focal_gamma, reduction="sum"
+        )
+
+    def _keypoint_loss(self, points: Tensor, keypoints: Tensor, unit: Tensor) -> Tensor:
+        """Smooth L1 of the labelled landmarks, visible or occluded; points (M, K, 2), keypoints (M, K, 3)."""
+        weights = (keypoints[..., 2] > 0).to(points)
+        if self.keypoint_weighting == "per_garment":
+            weights = weights * 4 / (2 * weights.sum(dim=1, keepdim=True)).clamp(min=1)
+        return (self._smooth_l1(points, keypoints[..., :2], unit[:, None, None]).sum(dim=2) * weights).sum()
+
+    def _smooth_l1(self, prediction: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+        """Element by element, on coordinates in ``unit`` pixels."""
+        return smooth_l1_loss(prediction / unit, target / unit, self.smooth_l1_beta, reduction="none")
+
+
+def _over_cells(levels: list[Tensor]) -> Tensor:
+    """Maps (N, D, H, W) of all levels -> (N, L, D)."""
+    return cat([permute_to_N_HWA_K(level, level.shape[1]) for level in levels], dim=1)

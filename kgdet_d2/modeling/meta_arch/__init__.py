@@ -1,0 +1,5 @@
+"""Meta-architectures; importing registers them with Detectron2."""
+
+from kgdet_d2.modeling.meta_arch.kgdet import KGDet
+
+__all__ = ["KGDet"]

@@ -1,0 +1,76 @@
+"""KGDet: Keypoint-Guided Fashion Detection (AAAI 2021), on Detectron2's dense-detector flow."""
+
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import ImageList, Instances
+from torch import Tensor
+
+from kgdet_d2.geometry.points import make_cells
+from kgdet_d2.modeling.head import KGDetHead, StageOutput
+from kgdet_d2.modeling.inference import KGDetPostprocessor
+from kgdet_d2.modeling.losses import KGDetCriterion
+
+
+@META_ARCH_REGISTRY.register()
+class KGDet(DenseDetector):
+    """A detector that places landmarks at every cell, makes its boxes of them and looks again where they lie.
+
+    Inputs and outputs are Detectron2's: in training a dict of losses; in inference, for every image,
+    ``{"instances": Instances(pred_boxes, scores, pred_classes, pred_keypoints)}`` in the original image's
+    pixels, ``pred_keypoints`` being (n, K, 3) over the slots of all classes.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: KGDetHead,
+        criterion: KGDetCriterion,
+        postprocessor: KGDetPostprocessor,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+    ):
+        super().__init__(backbone, head, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        self.criterion = criterion
+        self.postprocessor = postprocessor
+        shapes = backbone.output_shape()
+        self.strides = [shapes[name].stride for name in self.head_in_features]
+
+    @classmethod
+    def from_config(cls, cfg):
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "head": KGDetHead(cfg, backbone.output_shape()),
+            "criterion": KGDetCriterion(cfg),
+            "postprocessor": KGDetPostprocessor(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def forward_training(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: list[StageOutput],
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """Losses; an image's own padding counts as its background, the batch's is ignored."""
+        cells, strides = self._cells(features)
+        unit = max(self.backbone.size_divisibility, 1)
+        padded_sizes = [
+            (-(-height // unit) * unit, -(-width // unit) * unit) for height, width in images.image_sizes
+        ]
+        return self.criterion(predictions, cells, strides, padded_sizes, gt_instances)
+
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: list[StageOutput]
+    ) -> list[Instances]:
+        """Detections of the last stage, in pixels of the network's input."""
+        cells, strides = self._cells(features)
+        return self.postprocessor(predictions[-1], cells, strides, images.image_sizes)
+
+    def _cells(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return make_cells([tuple(level.shape[-2:]) for level in features], self.strides, self.device)

@@ -1,0 +1,144 @@
+"""What a landmark is: classes, their landmarks, how they mirror, how precisely people place them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+Edge = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class KeypointSchema:
+    """The landmarks of a fashion dataset.
+
+    A landmark has a *global* slot 0..K-1 in the network and a *local* index 0..K_c-1 in its class
+    everywhere else. Classes may own slots of their own (DeepFashion2) or share them (FLD).
+
+    Attributes:
+        name: the dataset's name.
+        class_names: C names, in the order of the 0-based class index.
+        landmark_names: per class, the K_c names in local order. A landmark and its mirror image have
+            the same name but for the words ``left`` and ``right``; the flip maps follow from that.
+        slots: per class, the global slot of each local landmark.
+        sigmas: K standard deviations of OKS, relative to the square root of the garment's area.
+        skeleton: per class, pairs of local indices to be joined in drawings.
+
+    Raises:
+        ValueError: when the parts contradict one another.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    landmark_names: tuple[tuple[str, ...], ...]
+    slots: tuple[tuple[int, ...], ...]
+    sigmas: tuple[float, ...]
+    skeleton: tuple[tuple[Edge, ...], ...]
+
+    def __post_init__(self) -> None:
+        per_class = {"landmark_names": self.landmark_names, "slots": self.slots, "skeleton": self.skeleton}
+        for field, value in per_class.items():
+            self._require(len(value) == self.num_classes, f"{field} has {len(value)} classes")
+        self._require(len(set(self.class_names)) == self.num_classes, "a class name occurs twice")
+        self._require(all(sigma > 0 for sigma in self.sigmas), "a sigma is not positive")
+        used = {slot for slots in self.slots for slot in slots}
+        self._require(
+            used == set(range(self.num_keypoints)), f"slots do not cover 0..{self.num_keypoints - 1}"
+        )
+        for index in range(self.num_classes):
+            self._check_class(index)
+        self._require(
+            bool((self.flip_map[self.flip_map] == np.arange(self.num_keypoints)).all()),
+            "the flip map is not its own inverse",
+        )
+
+    def _check_class(self, index: int) -> None:
+        where = f"class {self.class_names[index]!r}: "
+        names, slots, count = self.landmark_names[index], self.slots[index], self.num_landmarks(index)
+        self._require(len(set(names)) == count, where + "a landmark name occurs twice")
+        self._require(len(set(slots)) == len(slots) == count, where + f"{len(slots)} slots, {count} names")
+        for name in names:
+            self._require(_mirrored_name(name) in names, where + f"{name!r} has no mirror image")
+        for a, b in self.skeleton[index]:
+            self._require(0 <= a < count and 0 <= b < count and a != b, where + f"bad edge ({a}, {b})")
+
+    def _require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise ValueError(f"keypoint schema {self.name!r} ({self.num_classes} classes): {message}")
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
+
+    @property
+    def num_keypoints(self) -> int:
+        """K, the landmarks of all classes together: the network's slots."""
+        return len(self.sigmas)
+
+    def num_landmarks(self, class_index: int) -> int:
+        """K_c, the landmarks of one class."""
+        return len(self.landmark_names[class_index])
+
+    def local_flip(self, class_index: int) -> np.ndarray:
+        """int64 (K_c,): entry i is the local index that landmark i has in the mirrored photo."""
+        names = self.landmark_names[class_index]
+        return np.array([names.index(_mirrored_name(name)) for name in names], dtype=np.int64)
+
+    @cached_property
+    def flip_map(self) -> np.ndarray:
+        """int64 (K,): the same over global slots. Landmarks never leave their class."""
+        flip = np.arange(self.num_keypoints)
+        for index, slots in enumerate(self.slots):
+            flip[list(slots)] = np.array(slots)[self.local_flip(index)]
+        flip.setflags(write=False)
+        return flip
+
+    @cached_property
+    def slot_names(self) -> tuple[str, ...]:
+        """K names, ``class/landmark``; a slot shared by classes carries the name of the last of them."""
+        names = [""] * self.num_keypoints
+        for class_name, slots, landmarks in zip(
+            self.class_names, self.slots, self.landmark_names, strict=True
+        ):
+            for slot, landmark in zip(slots, landmarks, strict=True):
+                names[slot] = f"{class_name}/{landmark}"
+        return tuple(names)
+
+    def scatter(self, landmarks: np.ndarray, class_index: int) -> np.ndarray:
+        """Class-local landmarks (K_c, 3) of x, y, v -> (K, 3) with zeros in the other classes' slots."""
+        expected = (self.num_landmarks(class_index), 3)
+        if landmarks.shape != expected:
+            raise ValueError(
+                f"landmarks of class {self.class_names[class_index]!r}: expected shape {expected}, "
+                f"got {landmarks.shape}"
+            )
+        out = np.zeros((self.num_keypoints, 3), dtype=landmarks.dtype)
+        out[list(self.slots[class_index])] = landmarks
+        return out
+
+    def gather(self, keypoints: np.ndarray, class_index: int) -> np.ndarray:
+        """(..., K, D) over global slots -> (..., K_c, D), the class's own."""
+        return keypoints[..., list(self.slots[class_index]), :]
+
+
+def _mirrored_name(name: str) -> str:
+    swap = {"left": "right", "right": "left"}
+    return "_".join(swap.get(word, word) for word in name.split("_"))
+
+
+def mirrored(left: Iterable[str], centre: Iterable[str] = ()) -> tuple[str, ...]:
+    """Names down the left side -> those names, the centre's, and their mirror images back up the right."""
+    left = tuple(left)
+    return (*left, *centre, *(_mirrored_name(name) for name in reversed(left)))
+
+
+def chains(names: tuple[str, ...], *paths: Iterable[str]) -> tuple[Edge, ...]:
+    """Edges along each path of landmark names, as local indices into ``names``."""
+    edges: list[Edge] = []
+    for path in paths:
+        indices = [names.index(name) for name in path]
+        edges.extend(pairwise(indices))
+    return tuple(edges)

@@ -1,0 +1,120 @@
+#!/usr/bin/env python
+"""Train or evaluate a kgdet_d2 model, the Detectron2 way.
+
+    train_net.py --config-file configs/kgdet_R50.yaml --num-gpus 4
+    train_net.py --config-file configs/kgdet_R50.yaml --num-gpus 4 --resume
+    train_net.py --config-file configs/kgdet_R50.yaml --eval-only MODEL.WEIGHTS path/to/model.pth
+
+``--num-gpus 0`` runs on the CPU.
+"""
+
+import logging
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from tabulate import tabulate
+
+from kgdet_d2.config import check_weights, load_config
+from kgdet_d2.data.mapper import FashionDatasetMapper
+from kgdet_d2.evaluation import FashionEvaluator
+from kgdet_d2.solver import build_optimizer
+
+logger = logging.getLogger("kgdet_d2.train_net")
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's default trainer with fashion's mapper, evaluator and optimiser."""
+
+    @classmethod
+    def build_model(cls, cfg):
+        model = super().build_model(cfg)
+        # Parameters that reach no output must not be waited for by data-parallel training.
+        model._ddp_params_and_buffers_to_ignore = unused_parameters(model)
+        return model
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return build_detection_train_loader(cfg, mapper=FashionDatasetMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        mapper = FashionDatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return FashionEvaluator(
+            dataset_name, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS, output_dir=cfg.OUTPUT_DIR
+        )
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+
+def unused_parameters(model: torch.nn.Module) -> list[str]:
+    """Names of parameters that never get a gradient, as the backbone tells (FPN.FULL)."""
+    names = getattr(model.backbone, "unused_parameters", list)()
+    return [f"backbone.{name}" for name in names]
+
+
+def setup(args) -> CfgNode:
+    """The checked config, with logging and output folder set up."""
+    opts = list(args.opts)
+    if args.num_gpus == 0:
+        opts += ["MODEL.DEVICE", "cpu"]
+    cfg = load_config(args.config_file, opts)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError("no CUDA device was found; train on the CPU with --num-gpus 0")
+    check_weights(cfg, required=args.eval_only)
+    default_setup(cfg, args)
+    return cfg
+
+
+def log_summary(results: dict) -> None:
+    """Box AP and landmark AP of each dataset as one table."""
+    by_dataset = {"": results} if "bbox" in results else results
+    columns = [(task, metric) for task in ("bbox", "keypoints") for metric in ("AP", "AP50", "AP75")]
+    rows = [
+        [name, *(scores[task].get(metric, float("nan")) for task, metric in columns)]
+        for name, scores in by_dataset.items()
+        if "bbox" in scores
+    ]
+    titles = {"bbox": "box", "keypoints": "landmark"}
+    headers = ["", *(f"{titles[task]} {metric}" for task, metric in columns)]
+    logger.info("Results:\n%s", tabulate(rows, headers=headers, floatfmt=".2f", tablefmt="pipe"))
+
+
+def main(args) -> dict:
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
+        results = Trainer.test(cfg, model)
+    else:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        results = trainer.train()
+    if comm.is_main_process():
+        if results:
+            log_summary(results)
+        if args.eval_only:
+            verify_results(cfg, results)
+    return results
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
