@@ -135,12 +135,11 @@ def _head_problems(cfg: CfgNode):
         yield f"MODEL.KGDET.COLUMNS: expected some of {odd_squares}, got {kgdet.COLUMNS}"
     if kgdet.NUM_POSITIVES < 1:
         yield f"MODEL.KGDET.NUM_POSITIVES: expected at least 1, got {kgdet.NUM_POSITIVES}"
-    for key in ("PRIOR_PROB", "SCORE_THRESH_TEST", "NMS_THRESH_TEST"):
+    if not 0 < kgdet.PRIOR_PROB < 1:
+        yield f"MODEL.KGDET.PRIOR_PROB: expected a number between 0 and 1, got {kgdet.PRIOR_PROB}"
+    for key in ("POINTS_GRADIENT", "MOMENT_GRADIENT", "SCORE_THRESH_TEST", "NMS_THRESH_TEST"):
         if not 0 <= kgdet[key] <= 1:
             yield f"MODEL.KGDET.{key}: expected 0..1, got {kgdet[key]}"
-    for key in ("POINTS_GRADIENT", "MOMENT_GRADIENT"):
-        if not 0 <= kgdet[key] <= 1:
-            yield f"MODEL.KGDET.{key}: expected a share, 0..1, got {kgdet[key]}"
     for key, norm, channels in (
         ("MODEL.KGDET.CONV_DIM", kgdet.NORM, kgdet.CONV_DIM),
         ("MODEL.FPN.OUT_CHANNELS", cfg.MODEL.FPN.NORM, cfg.MODEL.FPN.OUT_CHANNELS),
@@ -166,10 +165,11 @@ def _loss_problems(cfg: CfgNode):
 def _landmark_problems(cfg: CfgNode):
     if not cfg.MODEL.KEYPOINT_ON:
         yield "MODEL.KEYPOINT_ON: expected True, since KGDet learns from landmarks, got False"
-    if cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE:
+    least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+    if least:
         yield (
             "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE: expected 0, since photos whose "
-            f"garments have no landmark still teach boxes, got {cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE}"
+            f"garments have no landmark still teach boxes, got {least}"
         )
     sigmas, keypoints = cfg.TEST.KEYPOINT_OKS_SIGMAS, cfg.MODEL.KGDET.NUM_KEYPOINTS
     if sigmas and len(sigmas) != keypoints:

@@ -37,6 +37,9 @@ class LeanFPN(Backbone):
         fixed_bn_stats: bool,
     ):
         super().__init__()
+        parts = _needed_parts(out_features)
+        if full:
+            parts = _all_parts()
         self.bottom_up = bottom_up
         self.fixed_bn_stats = fixed_bn_stats
         self._out_features = list(out_features)
@@ -59,7 +62,6 @@ class LeanFPN(Backbone):
                 nn.init.zeros_(layer.bias)
             return layer
 
-        parts = _all_parts() if full else _needed_parts(out_features)
         self.laterals = nn.ModuleDict({p: conv(in_channels[_res(p)], 1) for p in parts["laterals"]})
         self.outputs = nn.ModuleDict({p: conv(out_channels, 3) for p in parts["outputs"]})
         self.extras = nn.ModuleDict()

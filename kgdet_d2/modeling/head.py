@@ -3,6 +3,7 @@
 N images, H x W cells of a level, C classes, K landmarks of all classes, P informative points.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -146,7 +147,7 @@ class KGDetHead(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        logit = torch.tensor(prior_prob).logit().item()
+        logit = math.log(prior_prob / (1 - prior_prob))
         for stage in self.stages:
             nn.init.constant_(stage.cls_score.bias, logit)
 

@@ -34,7 +34,9 @@ def test_split_points_along_any_dimension_agree():
 
 
 def test_boxes_to_pixels():
-    boxes = boxes_to_pixels(torch.tensor([[-1.0, 0.0, 1.0, 2.0]]), torch.tensor([[32.0, 64.0]]), torch.tensor([16.0]))
+    boxes = boxes_to_pixels(
+        torch.tensor([[-1.0, 0.0, 1.0, 2.0]]), torch.tensor([[32.0, 64.0]]), torch.tensor([16.0])
+    )
     assert boxes.tolist() == [[16.0, 64.0, 48.0, 96.0]]
 
 

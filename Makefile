@@ -1,0 +1,45 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+CONSTRAINED := -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make the virtual environment .venv with everything in it (first time: minutes)
+
+# The stamp is written last: an interrupted setup is taken up again by the next `make`.
+$(STAMP): pyproject.toml constraints.txt tools/install_detectron2.py tools/detectron2_edits.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo 'make setup: needs Python 3.10 or newer; name one: make setup PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'make setup: $(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(CONSTRAINED) torch torchvision setuptools
+	$(BIN)/python -m pip install $(CONSTRAINED) -e '.[dev]'
+	$(BIN)/python tools/install_detectron2.py --constraint constraints.txt
+	@touch $@
+
+demo: $(STAMP)  ## make a small data set, train on it for a few minutes on CPU, draw the predictions
+	$(BIN)/python datasets/make_synthetic.py
+	$(BIN)/python datasets/prepare_deepfashion2.py --root $${DETECTRON2_DATASETS:-datasets}/synthfashion
+	$(BIN)/python train_net.py --config-file configs/sample/kgdet_tiny.yaml --num-gpus 0 OUTPUT_DIR output/demo
+	$(BIN)/python tools/draw_predictions.py --config-file configs/sample/kgdet_tiny.yaml --output output/demo/figures MODEL.WEIGHTS output/demo/model_final.pth MODEL.DEVICE cpu
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## run the tests that take long
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)  ## check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+clean:  ## remove results and caches; .venv and data sets stay
+	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,104 @@
+import pytest
+import torch
+
+from kgdet_d2.geometry.points import make_cells
+from kgdet_d2.modeling.head import StageOutput
+from kgdet_d2.modeling.inference import KGDetPostprocessor
+
+CLASSES, LANDMARKS, SIZES, STRIDES = 3, 2, [(4, 5), (2, 3)], [8, 16]
+
+
+def make_postprocessor(**changes):
+    arguments = {"score_threshold": 0.3, "topk_candidates": 1000, "nms_threshold": 0.5, "max_detections": 100}
+    return KGDetPostprocessor(**(arguments | changes))
+
+
+def random_stage(seed, num_images=1):
+    generator = torch.Generator().manual_seed(seed)
+    stage = StageOutput(
+        *(
+            [torch.randn(num_images, channels, *size, generator=generator) for size in SIZES]
+            for channels in (CLASSES, 2 * LANDMARKS, 2, 4)
+        )
+    )
+    for level in stage.boxes:  # proper boxes, 1..3 strides wide and high around the cell
+        level.copy_(level.abs().clamp(0.5, 1.5) * torch.tensor([-1.0, -1, 1, 1])[:, None, None])
+    return stage
+
+
+def iou(a, b):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    inter = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
+    return inter / union if union > 0 else 0.0
+
+
+def detect_by_loops(stage, image, size, post):
+    """Candidates cell by cell, then greedy suppression in each class."""
+    clamp = lambda value, limit: min(max(value, 0.0), float(limit))  # noqa: E731
+    candidates = []
+    for level, stride in enumerate(STRIDES):
+        scores = stage.logits[level][image].sigmoid()
+        cells = [(y, x) for y in range(SIZES[level][0]) for x in range(SIZES[level][1])]
+        cells.sort(key=lambda cell: -scores[:, cell[0], cell[1]].max().item())
+        for y, x in cells[: post.topk_candidates]:
+            box = [
+                clamp(
+                    (stage.boxes[level][image, side, y, x].item() + (x, y)[side % 2]) * stride,
+                    size[1 - side % 2],
+                )
+                for side in range(4)
+            ]
+            points = [
+                [
+                    clamp((stage.keypoints[level][image, 2 * k + 1, y, x].item() + x) * stride, size[1]),
+                    clamp((stage.keypoints[level][image, 2 * k, y, x].item() + y) * stride, size[0]),
+                ]
+                for k in range(LANDMARKS)
+            ]
+            for c in range(CLASSES):
+                if scores[c, y, x] > post.score_threshold:
+                    candidates.append((scores[c, y, x].item(), c, box, points))
+    kept = []
+    for candidate in sorted(candidates, key=lambda candidate: -candidate[0]):
+        if all(k[1] != candidate[1] or iou(k[2], candidate[2]) <= post.nms_threshold for k in kept):
+            kept.append(candidate)
+    return kept[: post.max_detections]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"topk_candidates": 4}, {"max_detections": 3}, {"nms_threshold": 0.1}]
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_against_plain_loops(seed, changes):
+    post, stage, size = make_postprocessor(**changes), random_stage(seed, num_images=2), (30, 37)
+    cells, strides = make_cells(SIZES, STRIDES, torch.device("cpu"))
+    for image, ours in enumerate(post(stage, cells, strides, [size, size])):
+        expected = detect_by_loops(stage, image, size, post)
+        assert ours.pred_classes.tolist() == [c for _, c, _, _ in expected]
+        torch.testing.assert_close(ours.scores, torch.tensor([score for score, *_ in expected]))
+        torch.testing.assert_close(ours.pred_boxes.tensor, torch.tensor([box for _, _, box, _ in expected]))
+        torch.testing.assert_close(
+            ours.pred_keypoints[..., :2], torch.tensor([points for *_, points in expected])
+        )
+        assert torch.equal(ours.pred_keypoints[..., 2], ours.scores[:, None].expand(-1, LANDMARKS))
+
+
+def test_nothing_above_the_threshold_gives_empty_instances_with_all_fields():
+    stage = random_stage(0)
+    for level in stage.logits:
+        level.fill_(-10)
+    cells, strides = make_cells(SIZES, STRIDES, torch.device("cpu"))
+    (found,) = make_postprocessor()(stage, cells, strides, [(32, 40)])
+    assert len(found) == 0
+    assert found.pred_keypoints.shape == (0, LANDMARKS, 3) and found.pred_boxes.tensor.shape == (0, 4)
+
+
+def test_scores_that_are_nan_are_no_detections():
+    stage = random_stage(0)
+    for level in stage.logits:
+        level.fill_(torch.nan)
+    cells, strides = make_cells(SIZES, STRIDES, torch.device("cpu"))
+    (found,) = make_postprocessor()(stage, cells, strides, [(32, 40)])
+    assert len(found) == 0
