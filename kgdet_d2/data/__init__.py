@@ -1,0 +1,7 @@
+"""From photos and annotations to what the model takes."""
+
+from kgdet_d2.data.compact import CompactAnnotations
+from kgdet_d2.data.mapper import FashionDatasetMapper
+from kgdet_d2.data.register import register_all, register_fashion
+
+__all__ = ["CompactAnnotations", "FashionDatasetMapper", "register_all", "register_fashion"]

@@ -1,0 +1,269 @@
+"""The compact annotation file: one split's images, garments, landmarks and polygons as columns of one .npz.
+
+Ragged data is stored flat with offsets: the garments of image i are rows ``garment_offsets[i]`` up to
+``garment_offsets[i + 1]`` of the garment columns, and so on down to the vertices of a polygon.
+"""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, BinaryIO, get_origin, get_type_hints
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from kgdet_d2.schema import KeypointSchema
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Garment:
+    """One garment of one photo; coordinates in pixels of the photo.
+
+    Attributes:
+        item: the number of the native item ("item1" -> 1).
+        category_id: class index, 0-based.
+        box: float32 (4,), x1 y1 x2 y2.
+        landmarks: float32 (K_c, 3), x y v of the class's own landmarks.
+        polygons: float32 (V, 2) each.
+        style, scale, occlusion, zoom_in, viewpoint: the native values.
+    """
+
+    item: int
+    category_id: int
+    box: np.ndarray
+    landmarks: np.ndarray
+    polygons: Sequence[np.ndarray]
+    style: int
+    scale: int
+    occlusion: int
+    zoom_in: int
+    viewpoint: int
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """One photo; ``file_name`` is relative to the split's image folder, width and height are in pixels."""
+
+    file_name: str
+    image_id: int
+    width: int
+    height: int
+    source: str
+    pair_id: int
+    garments: Sequence[Garment]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What an array holds: a row for each of ``rows``, one more for offsets, which count ``counts``."""
+
+    rows: str
+    dtype: type
+    shape: tuple[int, ...] = ()
+    counts: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CompactAnnotations:
+    """The annotations of one split of N photos, G garments, L landmarks, P polygons, V vertices.
+
+    Columns are numpy arrays, a row for each photo, garment, landmark, polygon or vertex as declared;
+    offsets have one row more. Contents as in :class:`Photo` and :class:`Garment`.
+
+    Raises:
+        ValueError: when a column's type or shape, or an offset, a class or a landmark count is wrong.
+    """
+
+    schema: KeypointSchema
+
+    file_name: Annotated[np.ndarray, _Column("photo", np.str_)]
+    image_id: Annotated[np.ndarray, _Column("photo", np.int64)]
+    width: Annotated[np.ndarray, _Column("photo", np.int32)]
+    height: Annotated[np.ndarray, _Column("photo", np.int32)]
+    source: Annotated[np.ndarray, _Column("photo", np.str_)]
+    pair_id: Annotated[np.ndarray, _Column("photo", np.int64)]
+    garment_offsets: Annotated[np.ndarray, _Column("photo", np.int64, counts="garment")]
+
+    item: Annotated[np.ndarray, _Column("garment", np.int32)]
+    category_id: Annotated[np.ndarray, _Column("garment", np.int32)]
+    box: Annotated[np.ndarray, _Column("garment", np.float32, (4,))]
+    style: Annotated[np.ndarray, _Column("garment", np.int32)]
+    scale: Annotated[np.ndarray, _Column("garment", np.int32)]
+    occlusion: Annotated[np.ndarray, _Column("garment", np.int32)]
+    zoom_in: Annotated[np.ndarray, _Column("garment", np.int32)]
+    viewpoint: Annotated[np.ndarray, _Column("garment", np.int32)]
+    landmark_offsets: Annotated[np.ndarray, _Column("garment", np.int64, counts="landmark")]
+    polygon_offsets: Annotated[np.ndarray, _Column("garment", np.int64, counts="polygon")]
+
+    landmarks: Annotated[np.ndarray, _Column("landmark", np.float32, (3,))]
+    vertex_offsets: Annotated[np.ndarray, _Column("polygon", np.int64, counts="vertex")]
+    vertices: Annotated[np.ndarray, _Column("vertex", np.float32, (2,))]
+
+    def __post_init__(self) -> None:
+        sizes = {"photo": len(self.file_name)}
+        for name, column in _COLUMNS.items():
+            if column.counts:
+                offsets = getattr(self, name)
+                rising = offsets[:1].tolist() == [0] and (np.diff(offsets) >= 0).all()
+                _require(rising, f"{name}: expected 0 first and no decrease")
+                sizes[column.counts] = int(offsets[-1])
+        for name, column in _COLUMNS.items():
+            array, shape = getattr(self, name), (sizes[column.rows] + bool(column.counts), *column.shape)
+            _require(array.shape == shape, f"{name}: expected shape {shape}, got {array.shape}")
+            kind = column.dtype.__name__
+            _require(np.issubdtype(array.dtype, column.dtype), f"{name}: expected {kind}, got {array.dtype}")
+        _require(len(np.unique(self.image_id)) == len(self), "image_id: a number occurs twice")
+        self._check_classes()
+
+    def _check_classes(self) -> None:
+        last = self.schema.num_classes - 1
+        in_range = (self.category_id >= 0) & (self.category_id <= last)
+        _require(in_range.all(), f"category_id: expected 0..{last}, got {np.unique(self.category_id)}")
+        counts = np.array([self.schema.num_landmarks(index) for index in range(last + 1)])
+        fits = np.diff(self.landmark_offsets) == counts[self.category_id]
+        _require(fits.all(), f"landmark_offsets: {(~fits).sum()} garments do not fit their class")
+
+    def __len__(self) -> int:
+        """N, the number of photos."""
+        return len(self.file_name)
+
+    @classmethod
+    def from_photos(cls, photos: Sequence[Photo], schema: KeypointSchema) -> "CompactAnnotations":
+        """Columns of the photos, in their order."""
+        garments = [garment for photo in photos for garment in photo.garments]
+        polygons = [polygon for garment in garments for polygon in garment.polygons]
+        ragged = {
+            "garment_offsets": _cumulated(len(photo.garments) for photo in photos),
+            "landmark_offsets": _cumulated(len(garment.landmarks) for garment in garments),
+            "polygon_offsets": _cumulated(len(garment.polygons) for garment in garments),
+            "vertex_offsets": _cumulated(len(polygon) for polygon in polygons),
+            "landmarks": _stacked((garment.landmarks for garment in garments), 3),
+            "vertices": _stacked(polygons, 2),
+        }
+        rows = {"photo": photos, "garment": garments}
+        plain = {}
+        for name in _COLUMNS.keys() - ragged.keys():
+            column = _COLUMNS[name]
+            values = np.array([getattr(row, name) for row in rows[column.rows]], column.dtype)
+            plain[name] = values.reshape(-1, *column.shape)
+        return cls(schema=schema, **plain, **ragged)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, whole or not at all; its folder is made where it is missing."""
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        with whole_file(path) as file:
+            np.savez_compressed(file, format_version=FORMAT_VERSION, schema=self.schema.name, **columns)
+
+    @classmethod
+    def load(cls, path: str | Path, schema: KeypointSchema, *, made_by: str = "") -> "CompactAnnotations":
+        """Read and check a file that :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            schema: the schema it must be of.
+            made_by: the command that makes the file, for the error when it is missing.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: another version or schema, a damaged file, columns that contradict one another.
+        """
+        hint = f" Make it with: {made_by}" if made_by else ""
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path}: there is no such annotation file.{hint}")
+        try:
+            _require(zipfile.is_zipfile(path), "truncated, or of another kind")
+            with np.load(path, allow_pickle=False) as archive:
+                _require_equal("format_version", FORMAT_VERSION, archive["format_version"].item())
+                _require_equal("schema", schema.name, archive["schema"].item())
+                return cls(schema=schema, **{name: archive[name] for name in _COLUMNS})
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+            raise ValueError(f"{path}: not a usable annotation file: {error}.{hint}") from error
+
+    def dataset_dicts(self, image_root: str | Path) -> list[dict]:
+        """Detectron2's dataset dicts, one a photo, with class-local ``keypoints``.
+
+        ``keypoints`` (3 K_c,) and the polygons of ``segmentation`` (2 V,) are flat float32 views of this
+        object's columns, which spares a Python float for each coordinate.
+        """
+        garments = self._annotations()
+        names = ("image_id", "height", "width", "source", "pair_id")
+        values = zip(*(getattr(self, name).tolist() for name in names), strict=True)
+        return [
+            {
+                "file_name": os.path.join(image_root, file_name),
+                **dict(zip(names, row, strict=True)),
+                "annotations": garments[start:end],
+            }
+            for file_name, row, (start, end) in zip(
+                self.file_name.tolist(), values, pairwise(self.garment_offsets.tolist()), strict=True
+            )
+        ]
+
+    def _annotations(self) -> list[dict]:
+        """One dict a garment."""
+        landmarks, vertices = self.landmarks.reshape(-1), self.vertices.reshape(-1)
+        polygons = [vertices[start:end] for start, end in pairwise((2 * self.vertex_offsets).tolist())]
+        names = ("category_id", "style", "scale", "occlusion", "zoom_in", "viewpoint")
+        values = zip(*(getattr(self, name).tolist() for name in names), strict=True)
+        return [
+            {
+                "bbox": box,
+                "bbox_mode": BoxMode.XYXY_ABS,
+                **dict(zip(names, row, strict=True)),
+                "keypoints": landmarks[3 * landmark_start : 3 * landmark_end],
+                "segmentation": polygons[polygon_start:polygon_end],
+                "iscrowd": 0,
+            }
+            for box, row, (landmark_start, landmark_end), (polygon_start, polygon_end) in zip(
+                self.box.tolist(),
+                values,
+                pairwise(self.landmark_offsets.tolist()),
+                pairwise(self.polygon_offsets.tolist()),
+                strict=True,
+            )
+        ]
+
+
+_COLUMNS: dict[str, _Column] = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(CompactAnnotations, include_extras=True).items()
+    if get_origin(hint) is Annotated
+}
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_equal(name: str, expected: object, found: object) -> None:
+    _require(found == expected, f"{name}: expected {expected!r}, got {found!r}")
+
+
+def _cumulated(lengths: Iterable[int]) -> np.ndarray:
+    return np.cumsum([0, *lengths], dtype=np.int64)
+
+
+def _stacked(arrays: Iterable[np.ndarray], width: int) -> np.ndarray:
+    return np.concatenate([np.zeros((0, width), dtype=np.float32), *arrays], dtype=np.float32)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file for writing bytes; it appears under its name when the block ends well, else not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,141 @@
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from detectron2.structures import BoxMode
+
+from kgdet_d2.data.compact import CompactAnnotations, whole_file
+from kgdet_d2.schema import DEEPFASHION2, FLD
+
+COLUMNS = [field.name for field in fields(CompactAnnotations) if field.name != "schema"]
+
+
+@pytest.fixture
+def file(annotations, tmp_path):
+    annotations.save(tmp_path / "annotations" / "train.npz")
+    return tmp_path / "annotations" / "train.npz"
+
+
+def test_a_saved_file_loads_exactly(annotations, file):
+    loaded = CompactAnnotations.load(file, DEEPFASHION2)
+    assert len(loaded) == len(annotations) == 4
+    for name in COLUMNS:
+        column, expected = getattr(loaded, name), getattr(annotations, name)
+        assert column.dtype == expected.dtype and np.array_equal(column, expected), name
+    assert [path.name for path in file.parent.iterdir()] == ["train.npz"]
+
+
+def test_nothing_at_all_can_be_saved_and_loaded(tmp_path):
+    CompactAnnotations.from_photos([], DEEPFASHION2).save(tmp_path / "empty.npz")
+    assert CompactAnnotations.load(tmp_path / "empty.npz", DEEPFASHION2).dataset_dicts("image") == []
+
+
+def test_dataset_dicts_are_the_photos(photos, file):
+    dicts = CompactAnnotations.load(file, DEEPFASHION2).dataset_dicts("some/image")
+    for record, photo in zip(dicts, photos, strict=True):
+        assert record["file_name"] == f"some/image/{photo.file_name}"
+        for name in ("image_id", "height", "width", "source", "pair_id"):
+            assert record[name] == getattr(photo, name) and type(record[name]) in (int, str)
+        for annotation, garment in zip(record["annotations"], photo.garments, strict=True):
+            assert annotation["bbox"] == garment.box.tolist()
+            assert annotation["bbox_mode"] == BoxMode.XYXY_ABS and annotation["iscrowd"] == 0
+            assert list(annotation["keypoints"]) == garment.landmarks.ravel().tolist()
+            polygons = [polygon.ravel().tolist() for polygon in garment.polygons]
+            assert [list(polygon) for polygon in annotation["segmentation"]] == polygons
+            for name in ("category_id", "style", "scale", "occlusion", "zoom_in", "viewpoint"):
+                assert annotation[name] == getattr(garment, name) and type(annotation[name]) is int
+
+
+def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train\.npz.*Make it with: make it so"):
+        CompactAnnotations.load(tmp_path / "train.npz", DEEPFASHION2, made_by="make it so")
+
+
+def test_another_schema_is_refused(file):
+    with pytest.raises(ValueError, match=r"train\.npz.*schema: expected 'fld', got 'deepfashion2'"):
+        CompactAnnotations.load(file, FLD)
+
+
+def test_another_version_is_refused(file):
+    _rewrite(file, format_version=2)
+    with pytest.raises(ValueError, match=r"train\.npz.*format_version: expected 1, got 2"):
+        CompactAnnotations.load(file, DEEPFASHION2)
+
+
+def test_a_file_cut_off_anywhere_is_refused(file):
+    content = file.read_bytes()
+    for length in (0, 1, 30, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"train\.npz: not a usable annotation file: truncated"):
+            CompactAnnotations.load(file, DEEPFASHION2)
+
+
+def test_a_file_with_a_damaged_byte_is_refused(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train\.npz: not a usable annotation file"):
+        CompactAnnotations.load(file, DEEPFASHION2)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_missing_column_is_named(file, name):
+    _rewrite(file, **{name: None})
+    with pytest.raises(ValueError, match=rf"train\.npz.*{name}"):
+        CompactAnnotations.load(file, DEEPFASHION2)
+
+
+def test_pickled_columns_are_not_unpickled(file):
+    _rewrite(file, source=np.array(["user", None], dtype=object))
+    with pytest.raises(ValueError, match=r"train\.npz.*allow_pickle"):
+        CompactAnnotations.load(file, DEEPFASHION2)
+
+
+@pytest.mark.parametrize("name", [name for name in COLUMNS if name != "file_name"])
+def test_columns_of_another_length_are_refused(annotations, name):
+    with pytest.raises(ValueError, match="expected"):
+        replace(annotations, **{name: getattr(annotations, name)[:-1]})
+
+
+def test_contradictory_columns_are_refused(annotations):
+    with pytest.raises(ValueError, match=r"category_id: expected 0\.\.12"):
+        replace(annotations, category_id=np.full_like(annotations.category_id, 13))
+    with pytest.raises(ValueError, match="landmark_offsets: 2 garments do not fit"):
+        replace(annotations, category_id=np.r_[[1, 0], annotations.category_id[2:]].astype(np.int32))
+    with pytest.raises(ValueError, match="image_id: a number occurs twice"):
+        replace(annotations, image_id=np.zeros(4, dtype=np.int64))
+    with pytest.raises(ValueError, match="box: expected float32, got float64"):
+        replace(annotations, box=annotations.box.astype(np.float64))
+    with pytest.raises(ValueError, match="garment_offsets: expected 0 first and no decrease"):
+        replace(annotations, garment_offsets=annotations.garment_offsets[::-1])
+
+
+def test_a_save_that_fails_leaves_what_was_there(annotations, tmp_path, monkeypatch):
+    def fail(file, **columns):
+        file.write(b"half of it")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(OSError, match="disk full"):
+        annotations.save(tmp_path / "train.npz")
+    assert list(tmp_path.iterdir()) == []
+
+    (tmp_path / "train.npz").write_text("before")
+    with pytest.raises(OSError, match="disk full"):
+        annotations.save(tmp_path / "train.npz")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+def test_a_whole_file_replaces_the_old_one(tmp_path):
+    (tmp_path / "report.txt").write_text("before")
+    with whole_file(tmp_path / "report.txt") as file:
+        file.write(b"after")
+        assert (tmp_path / "report.txt").read_text() == "before"
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["after"]
+
+
+def _rewrite(file, **changed):
+    """Replace entries of a saved file; None removes."""
+    with np.load(file) as archive:
+        entries = {**archive, **changed}
+    np.savez(file, allow_pickle=True, **{name: value for name, value in entries.items() if value is not None})

@@ -1,0 +1,245 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import SizeMismatchError
+from fvcore.transforms.transform import CropTransform
+from PIL import Image
+
+from kgdet_d2.data import FashionDatasetMapper, register_fashion
+from kgdet_d2.schema import DEEPFASHION2, FLD
+
+NUM_SLOTS = DEEPFASHION2.num_keypoints
+FLIP = T.RandomFlip(prob=1.0)
+
+
+@pytest.fixture(autouse=True)
+def catalogs(monkeypatch):
+    """Catalogues of this test's own."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        monkeypatch.setattr(catalog, "data", dict(catalog.data))
+
+
+@pytest.fixture
+def records(annotations, image_root):
+    return annotations.dataset_dicts(image_root)
+
+
+@pytest.fixture
+def cfg(annotations, image_root, tmp_path):
+    """A config that trains and tests on the four photos, registered as ``mine``."""
+    annotations.save(tmp_path / "mine.npz")
+    register_fashion("mine", DEEPFASHION2, image_root, tmp_path / "mine.npz")
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("mine",)
+    cfg.INPUT.MIN_SIZE_TRAIN = cfg.INPUT.MIN_SIZE_TEST = 96
+    cfg.MODEL.KEYPOINT_ON = True
+    cfg.DATALOADER.NUM_WORKERS = 0
+    return cfg
+
+
+def mapper(*augmentations) -> FashionDatasetMapper:
+    return FashionDatasetMapper(
+        is_train=True,
+        schema=DEEPFASHION2,
+        augmentations=list(augmentations),
+        image_format="RGB",
+        use_keypoint=True,
+    )
+
+
+def mirrored(name: str) -> str:
+    return name.replace("left", "\0").replace("right", "left").replace("\0", "right")
+
+
+def expected_slots(garment, scale_x: float, scale_y: float, width: float | None) -> np.ndarray:
+    """Plain loops over landmark names; ``width`` (after scaling) where the photo is mirrored."""
+    slots = np.zeros((NUM_SLOTS, 3))
+    names = DEEPFASHION2.landmark_names[garment.category_id]
+    for name, (x, y, v) in zip(names, garment.landmarks.tolist(), strict=True):
+        if v > 0:
+            new_x = x * scale_x if width is None else width - x * scale_x
+            new_name = name if width is None else mirrored(name)
+            slot = DEEPFASHION2.slots[garment.category_id][names.index(new_name)]
+            slots[slot] = new_x, y * scale_y, v
+    return slots
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_landmarks_boxes_and_classes_of_all_classes(photos, records, flip):
+    # 64 x 48 to a shorter side of 65: 86.67 x 65, rounded to 87 x 65, so that the axes scale differently
+    augmentations = [T.ResizeShortestEdge(65, 1000), *([FLIP] if flip else [])]
+    mapped = mapper(*augmentations)(records[0])
+    instances, garments = mapped["instances"], photos[0].garments
+    assert mapped["image"].shape == (3, 65, 87) and instances.image_size == (65, 87)
+    assert instances.gt_classes.tolist() == list(range(13))
+    scale_x, scale_y, width = 87 / 64, 65 / 48, 87 if flip else None
+    expected = np.stack([expected_slots(garment, scale_x, scale_y, width) for garment in garments])
+    assert instances.gt_keypoints.tensor.dtype == torch.float32
+    np.testing.assert_allclose(instances.gt_keypoints.tensor, expected, atol=1e-4)
+    x1, y1, x2, y2 = photos[0].garments[0].box * [scale_x, scale_y, scale_x, scale_y]
+    box = [87 - x2, y1, 87 - x1, y2] if flip else [x1, y1, x2, y2]
+    np.testing.assert_allclose(instances.gt_boxes.tensor, [box] * 13, atol=1e-4)
+
+
+def test_flipping_twice_changes_nothing(records, tmp_path):
+    plain, once = mapper()(records[0]), mapper(FLIP)(records[0])
+    Image.fromarray(once["image"].permute(1, 2, 0).numpy()).save(tmp_path / "flipped.png")
+    instances = once["instances"]
+    annotations = [
+        {
+            **annotation,
+            "bbox": box,
+            "keypoints": DEEPFASHION2.gather(keypoints, annotation["category_id"]).ravel(),
+        }
+        for annotation, box, keypoints in zip(
+            records[0]["annotations"],
+            instances.gt_boxes.tensor.tolist(),
+            instances.gt_keypoints.tensor.numpy(),
+            strict=True,
+        )
+    ]
+    flipped = {**records[0], "file_name": str(tmp_path / "flipped.png"), "annotations": annotations}
+    for twice in (mapper(FLIP)(flipped), mapper(FLIP, FLIP)(records[0])):
+        assert torch.equal(twice["image"], plain["image"])
+        assert torch.equal(twice["instances"].gt_boxes.tensor, plain["instances"].gt_boxes.tensor)
+        assert torch.equal(twice["instances"].gt_keypoints.tensor, plain["instances"].gt_keypoints.tensor)
+
+
+@pytest.mark.parametrize("category_id", [2, 8])  # short sleeve outwear, whose table is often wrong, and skirt
+def test_drawn_landmarks_are_found_at_their_mirrored_slots(records, tmp_path, category_id):
+    """Draw one landmark at a time, map photo and annotation, find the spot again."""
+    names = DEEPFASHION2.landmark_names[category_id]
+    points = np.random.default_rng(2).integers(8, (56, 40), (len(names), 2))
+    landmarks = np.c_[points, np.full(len(names), 2)].astype(np.float32)
+    annotation = {**records[0]["annotations"][category_id], "keypoints": landmarks.ravel()}
+    map_photo = mapper(T.ResizeShortestEdge(101, 1000), FLIP)
+    for name, (x, y) in zip(names, points, strict=True):
+        pixels = np.zeros((48, 64, 3), dtype=np.uint8)
+        pixels[y - 2 : y + 2, x - 2 : x + 2] = 255  # continuous x - 2 to x + 2, its centre at x
+        Image.fromarray(pixels).save(tmp_path / "spot.png")
+        record = {**records[0], "file_name": str(tmp_path / "spot.png"), "annotations": [annotation]}
+        mapped = map_photo(record)
+        weights = mapped["image"][0].double().numpy()
+        rows, columns = np.indices(weights.shape) + 0.5
+        spot = (weights * columns).sum() / weights.sum(), (weights * rows).sum() / weights.sum()
+        slot = DEEPFASHION2.slots[category_id][names.index(mirrored(name))]
+        np.testing.assert_allclose(mapped["instances"].gt_keypoints.tensor[0, slot, :2], spot, atol=0.1)
+
+
+def test_landmarks_cropped_away_are_absent(photos, records):
+    mapped = mapper(CropTransform(0, 0, 32, 48))(records[0])
+    for garment, keypoints in zip(photos[0].garments, mapped["instances"].gt_keypoints.tensor, strict=True):
+        inside = expected_slots(garment, 1, 1, None)
+        inside[inside[:, 0] > 32] = 0
+        np.testing.assert_array_equal(keypoints, inside)
+    assert (mapped["instances"].gt_boxes.tensor[:, 2] == 32).all()
+
+
+def test_photos_without_garments_and_garments_without_landmarks(records):
+    for flip in ([], [FLIP]):
+        no_garment = mapper(*flip)(records[1])["instances"]
+        assert len(no_garment) == 0 and no_garment.gt_boxes.tensor.shape == (0, 4)
+        assert no_garment.gt_keypoints.tensor.shape == (0, NUM_SLOTS, 3)
+        no_landmark = mapper(*flip)(records[2])["instances"]
+        assert no_landmark.gt_classes.tolist() == [4] and not no_landmark.gt_keypoints.tensor.any()
+    all_cropped_away = mapper(CropTransform(0, 44, 64, 4))(records[0])["instances"]
+    assert all_cropped_away.gt_keypoints.tensor.shape == (0, NUM_SLOTS, 3)
+
+
+def test_the_record_stays_as_it_is(records):
+    before = copy.deepcopy(records[0])
+    mapper(T.ResizeShortestEdge(65, 1000), FLIP)(records[0])
+    assert str(records[0]) == str(before)
+
+
+# --- from a config ---
+
+
+def test_config_gives_detectron2s_augmentations(cfg, records):
+    mapped = FashionDatasetMapper(cfg, True)(records[0])
+    assert mapped["image"].shape == (3, 96, 128)
+    assert not mapped["instances"].has("gt_masks")
+    assert mapped["instances"].gt_keypoints.tensor.shape == (13, NUM_SLOTS, 3)
+
+    tested = FashionDatasetMapper(cfg, is_train=False)(records[0])
+    assert "instances" not in tested and "annotations" not in tested
+    assert (tested["height"], tested["width"], tested["image_id"]) == (48, 64, 1)
+    resized = mapper(T.ResizeShortestEdge(96, 1333))(records[0])["image"]
+    assert torch.equal(tested["image"], resized.flip(0))  # the config's default format is BGR
+
+
+def test_masks_and_landmarks_come_as_the_config_asks(cfg, records):
+    cfg.MODEL.MASK_ON = True
+    assert len(FashionDatasetMapper(cfg, True)(records[0])["instances"].gt_masks) == 13
+    cfg.MODEL.KEYPOINT_ON = False
+    assert not FashionDatasetMapper(cfg, True)(records[0])["instances"].has("gt_keypoints")
+
+
+def test_training_loader_feeds_the_mapper(cfg):
+    """Photo 2 has no garment, photo 3 no landmark: Detectron2 drops such photos as two keys say."""
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    assert _photos_trained_on(cfg) == {1, 4}
+    cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 0
+    assert _photos_trained_on(cfg) == {1, 3, 4}
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    assert _photos_trained_on(cfg) == {1, 2, 3, 4}
+
+
+def _photos_trained_on(cfg) -> set[int]:
+    loader = iter(build_detection_train_loader(cfg, mapper=FashionDatasetMapper(cfg, True)))
+    seen = [record for _ in range(12) for record in next(loader)]
+    assert all(record["instances"].gt_keypoints.tensor.shape[1:] == (NUM_SLOTS, 3) for record in seen)
+    return {record["image_id"] for record in seen}
+
+
+def test_test_loader_feeds_the_mapper(cfg):
+    loader = build_detection_test_loader(cfg, "mine", mapper=FashionDatasetMapper(cfg, False))
+    assert [record["image_id"] for (record,) in loader] == [1, 2, 3, 4]
+
+
+def test_a_config_that_only_tests(cfg):
+    cfg.DATASETS.TRAIN = ()
+    assert FashionDatasetMapper(cfg, False).schema is DEEPFASHION2
+
+
+def test_the_datasets_must_have_one_schema(cfg, tmp_path):
+    register_fashion("other", FLD, tmp_path, tmp_path / "other.npz")
+    cfg.DATASETS.TEST = ("mine", "other")
+    with pytest.raises(ValueError, match="must have the same landmarks, got mine: deepfashion2, other: fld"):
+        FashionDatasetMapper(cfg, True)
+    cfg.DATASETS.TEST = ("coco_2017_val",)
+    with pytest.raises(ValueError, match="'coco_2017_val' has no keypoint_schema"):
+        FashionDatasetMapper(cfg, True)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN and DATASETS\.TEST are both empty"):
+        FashionDatasetMapper(cfg, True)
+
+
+# --- photos that cannot be used ---
+
+
+def test_a_photo_that_cannot_be_read_is_named(records, image_root):
+    path = image_root / "000001.png"
+    content = path.read_bytes()
+    for damaged in (b"", b"no photo", content[: len(content) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(RuntimeError, match=r"image/000001\.png: cannot read the photo"):
+            mapper()(records[0])
+    path.unlink()
+    with pytest.raises(RuntimeError, match=r"image/000001\.png: cannot read the photo: .*No such file"):
+        mapper()(records[0])
+
+
+def test_a_photo_of_another_size_is_named(records):
+    with pytest.raises(SizeMismatchError, match=r"000001\.png, got \(64, 48\), expect \(65, 48\)"):
+        mapper()({**records[0], "width": 65})
