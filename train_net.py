@@ -17,6 +17,7 @@ from detectron2.data import build_detection_test_loader, build_detection_train_l
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from kgdet_d2.config import check_weights, load_config
@@ -56,6 +57,21 @@ class Trainer(DefaultTrainer):
     def build_optimizer(cls, cfg, model):
         return build_optimizer(cfg, model)
 
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            log_summary(cfg, results)
+        return results
+
+    # Detectron2 v0.6 leaves the optimiser's momentum out of its checkpoints; later versions do as here.
+    def state_dict(self):
+        return super().state_dict() | {"_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
 
 def unused_parameters(model: torch.nn.Module) -> list[str]:
     """Names of parameters that never get a gradient, as the backbone tells (FPN.FULL)."""
@@ -73,17 +89,18 @@ def setup(args) -> CfgNode:
         raise RuntimeError("no CUDA device was found; train on the CPU with --num-gpus 0")
     check_weights(cfg, required=args.eval_only)
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="kgdet_d2")
     return cfg
 
 
-def log_summary(results: dict) -> None:
+def log_summary(cfg: CfgNode, results: dict) -> None:
     """Box AP and landmark AP of each dataset as one table."""
-    by_dataset = {"": results} if "bbox" in results else results
+    names = cfg.DATASETS.TEST
+    by_dataset = {names[0]: results} if len(names) == 1 else results
     columns = [(task, metric) for task in ("bbox", "keypoints") for metric in ("AP", "AP50", "AP75")]
     rows = [
         [name, *(scores[task].get(metric, float("nan")) for task, metric in columns)]
         for name, scores in by_dataset.items()
-        if "bbox" in scores
     ]
     titles = {"bbox": "box", "keypoints": "landmark"}
     headers = ["", *(f"{titles[task]} {metric}" for task, metric in columns)]
@@ -96,16 +113,12 @@ def main(args) -> dict:
         model = Trainer.build_model(cfg)
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
         results = Trainer.test(cfg, model)
-    else:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        results = trainer.train()
-    if comm.is_main_process():
-        if results:
-            log_summary(results)
-        if args.eval_only:
+        if comm.is_main_process():
             verify_results(cfg, results)
-    return results
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
 
 
 if __name__ == "__main__":

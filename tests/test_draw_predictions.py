@@ -1,0 +1,114 @@
+"""tools/draw_predictions.py with a stand-in for the model."""
+
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+
+from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = str(ROOT / "configs/sample/kgdet_tiny.yaml")
+NAME = "test_draw_predictions"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("draw_predictions", ROOT / "tools/draw_predictions.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three photos, the second without garments; the third is wider than high."""
+    records = []
+    for number, size in enumerate([(256, 192), (256, 192), (120, 256)]):
+        path = tmp_path / f"{number:06d}.jpg"
+        cv2.imwrite(str(path), np.full((*size, 3), 128, np.uint8))
+        skirt = {
+            "bbox": [20, 20, 100, 100],
+            "bbox_mode": BoxMode.XYXY_ABS,
+            "category_id": 8,
+            "keypoints": [50.0, 50.0, 2] * 8,
+        }
+        records.append({"file_name": str(path), "annotations": [] if number == 1 else [skirt]})
+    DatasetCatalog.register(NAME, lambda: records)
+    MetadataCatalog.get(NAME).set(keypoint_schema=SCHEMA, thing_classes=list(SCHEMA.class_names))
+    yield records
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+class OneSkirt:
+    """In the place of DefaultPredictor."""
+
+    def __init__(self, cfg):
+        pass
+
+    def __call__(self, photo):
+        instances = Instances(photo.shape[:2])
+        instances.pred_boxes = Boxes(torch.tensor([[10.0, 10, 90, 90]]))
+        instances.scores = torch.tensor([0.8])
+        instances.pred_classes = torch.tensor([8])
+        instances.pred_keypoints = torch.full((1, SCHEMA.num_keypoints, 3), 40.0)
+        return {"instances": instances}
+
+
+def arguments(tmp_path, *extra):
+    weights = tmp_path / "model.pth"
+    weights.touch()
+    options = ["--config-file", CONFIG, "--output", str(tmp_path / "figures"), "--dataset", NAME, *extra]
+    return [*options, "MODEL.WEIGHTS", str(weights)]
+
+
+def test_figures_and_page(tool, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "DefaultPredictor", OneSkirt)
+    tool.main(arguments(tmp_path))
+    written = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert written == {"000000.jpg", "000001.jpg", "000002.jpg", "page.jpg"}
+    height, width = cv2.imread(str(tmp_path / "figures" / "000000.jpg")).shape[:2]
+    assert (width, height) == (2 * 576, 768 + 28)  # enlarged to 768 high, a title bar above
+    cell_width, cell_height = tool.PAGE_CELL
+    assert cv2.imread(str(tmp_path / "figures" / "page.jpg")).shape == (cell_height, 3 * cell_width, 3)
+
+
+def test_max_images_and_threshold(tool, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "DefaultPredictor", OneSkirt)
+    tool.main(arguments(tmp_path, "--max-images", "2", "--score-threshold", "0.9"))
+    assert len(list((tmp_path / "figures").iterdir())) == 3
+    figure = cv2.imread(str(tmp_path / "figures" / "000001.jpg")).astype(int)
+    assert np.abs(figure[40:] - 128).max() < 10  # no garment in truth, none above the threshold
+
+
+def test_grid_fills_the_last_row(tool):
+    cells = [np.zeros((2, 3, 3), np.uint8)] * 5
+    page = tool.grid(cells, columns=4)
+    assert page.shape == (4, 12, 3)
+    assert (page[2:, 3:] == 255).all()
+    assert (page[2:, :3] == 0).all()
+
+
+def test_missing_weights_are_told_before_any_work(tool, photos, tmp_path):
+    command = [*arguments(tmp_path)[:-1], str(tmp_path / "nowhere.pth")]
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        tool.main(command)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_unreadable_photo(tool, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "DefaultPredictor", OneSkirt)
+    Path(photos[0]["file_name"]).write_bytes(b"not a photo")
+    with pytest.raises(RuntimeError, match=r"000000\.jpg: cannot read"):
+        tool.main(arguments(tmp_path))
+
+
+def test_no_photos(tool, photos, tmp_path):
+    with pytest.raises(ValueError, match=r"test_draw_predictions.*no photos"):
+        tool.main(arguments(tmp_path, "--max-images", "0"))
