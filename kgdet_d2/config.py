@@ -10,6 +10,8 @@ def add_kgdet_config(cfg: CfgNode) -> None:
     _add_backbone_keys(cfg)
     _add_head_keys(cfg)
     _add_loss_keys(cfg)
+    # "SGD" (the paper's) or "ADAMW", with SOLVER's learning rates, weight decays and schedule.
+    cfg.SOLVER.OPTIMIZER = "SGD"
 
 
 def _add_backbone_keys(cfg: CfgNode) -> None:
@@ -113,17 +115,19 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         ValueError: lists every contradiction found, by key, with what was expected and what was found.
     """
-    problems = [*_schedule_problems(cfg)]
+    problems = [*_solver_problems(cfg)]
     if cfg.MODEL.META_ARCHITECTURE == "KGDet":
         problems += [*_head_problems(cfg), *_loss_problems(cfg), *_landmark_problems(cfg)]
     if problems:
         raise ValueError("config: " + "; ".join(problems))
 
 
-def _schedule_problems(cfg: CfgNode):
+def _solver_problems(cfg: CfgNode):
     late = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_ITER]
     if late:
         yield f"SOLVER.STEPS: expected steps below SOLVER.MAX_ITER = {cfg.SOLVER.MAX_ITER}, got {late}"
+    if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
+        yield f"SOLVER.OPTIMIZER: expected 'SGD' or 'ADAMW', got {cfg.SOLVER.OPTIMIZER!r}"
 
 
 def _head_problems(cfg: CfgNode):

@@ -2,7 +2,7 @@
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.solver import build_optimizer as build_detectron2_optimizer
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
 # Detectron2's own clip types look at one parameter at a time; this one at all of them together.
@@ -10,22 +10,33 @@ FULL_MODEL_CLIP = "full_model"
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Detectron2's optimiser; ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` may also be "full_model".
+    """SGD or AdamW with Detectron2's parameter groups, by ``SOLVER.OPTIMIZER``.
 
-    Then the norm (of ``NORM_TYPE``) of the whole model's gradient is limited to ``CLIP_VALUE`` before
-    each step.
+    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` may be one of Detectron2's or "full_model": then the norm (of
+    ``NORM_TYPE``) of the whole model's gradient is limited to ``CLIP_VALUE`` before each step.
     """
-    clip = cfg.SOLVER.CLIP_GRADIENTS
+    solver, clip = cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
+    parameters = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
+    arguments = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+    if solver.OPTIMIZER == "ADAMW":
+        kind = torch.optim.AdamW
+    else:
+        kind = torch.optim.SGD
+        arguments |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
     if not (clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL_CLIP):
-        return build_detectron2_optimizer(cfg, model)
-    unclipped = cfg.clone()
-    unclipped.defrost()
-    unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
-    optimizer = build_detectron2_optimizer(unclipped, model)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        return maybe_add_gradient_clipping(cfg, kind)(parameters, **arguments)
+
+    optimizer = kind(parameters, **arguments)
+    clipped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def clip_gradients(*_) -> None:
-        nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+        nn.utils.clip_grad_norm_(clipped, clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
 
     optimizer.register_step_pre_hook(clip_gradients)
     return optimizer
