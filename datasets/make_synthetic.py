@@ -24,15 +24,14 @@ from tqdm import tqdm
 
 from kgdet_d2.data.synthetic import GENERATOR_VERSION, SPLITS, generate_photo
 from kgdet_d2.data.synthetic.sheet import contact_sheet
+from kgdet_d2.files import whole_file
 
 RECORD = "synthetic.json"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial_file = path.with_name(path.name + ".partial")
-    partial_file.write_bytes(content)
-    os.replace(partial_file, path)
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def encode_jpeg(image: np.ndarray, *, quality: int = 92) -> bytes:
@@ -139,7 +138,6 @@ def make(root: Path, counts: dict[str, int], *, seed: int, size: int, workers: i
 def write_contact_sheet(path: Path, *, seed: int, size: int) -> None:
     """One photo of each of the first 24 pairs of the training split."""
     photos = [generate_photo(index, seed=seed, size=size) for index in range(0, 48, 2)]
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, encode_jpeg(contact_sheet(photos, columns=6, side=size), quality=72))
 
 

@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from kgdet_d2.data.compact import whole_file
 from kgdet_d2.data.deepfashion2 import read_split
+from kgdet_d2.files import whole_file
 
 _KNOWN_SPLITS = ("train", "validation")
 

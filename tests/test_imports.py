@@ -10,8 +10,8 @@ ALLOWED = {
     "schema": {"schema"},
     "geometry": {"geometry"},
     "modeling": {"modeling", "geometry", "schema"},
-    "data": {"data", "schema", "geometry"},
-    "evaluation": {"evaluation", "schema", "geometry"},
+    "data": {"data", "schema", "geometry", "files"},
+    "evaluation": {"evaluation", "schema", "geometry", "files"},
 }
 NEVER = {"train_net", "tools", "datasets", "tests"}
 THIRD_PARTY = {"schema": {"numpy"}, "geometry": {"torch"}}

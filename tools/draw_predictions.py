@@ -23,7 +23,7 @@ from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
 from kgdet_d2.config import check_weights, load_config
-from kgdet_d2.data.compact import whole_file
+from kgdet_d2.files import whole_file
 from kgdet_d2.visualizer import FashionVisualizer
 
 PAGE_COLUMNS = 4

@@ -7,16 +7,16 @@ Ragged data is stored flat with offsets: the garments of image i are rows ``garm
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, BinaryIO, get_origin, get_type_hints
+from typing import Annotated, get_origin, get_type_hints
 
 import numpy as np
 from detectron2.structures import BoxMode
 
+from kgdet_d2.files import whole_file
 from kgdet_d2.schema import KeypointSchema
 
 FORMAT_VERSION = 1
@@ -253,17 +253,3 @@ def _cumulated(lengths: Iterable[int]) -> np.ndarray:
 
 def _stacked(arrays: Iterable[np.ndarray], width: int) -> np.ndarray:
     return np.concatenate([np.zeros((0, width), dtype=np.float32), *arrays], dtype=np.float32)
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file for writing bytes; it appears under its name when the block ends well, else not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

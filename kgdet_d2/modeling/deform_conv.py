@@ -10,6 +10,7 @@ from detectron2.layers import deform_conv as detectron2_deform_conv
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from kgdet_d2.geometry.numerics import full_precision
 from kgdet_d2.geometry.points import sampling_positions
 
 # None in a Detectron2 that was built without its compiled part.
@@ -42,7 +43,7 @@ def gather_deform_conv(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     Outside the map the features are zero, and between its border and one cell further they fade out.
     """
     kernel_size = weight.shape[-1]
-    samples = sample_bilinear(x, *sampling_positions(offset.float(), kernel_size))  # (N, H, W, P, C)
+    samples = sample_bilinear(x, *sampling_positions(full_precision(offset), kernel_size))  # (N, H, W, P, C)
     out = samples.flatten(-2) @ weight.permute(2, 3, 1, 0).flatten(0, 2).to(samples.dtype)
     return out.permute(0, 3, 1, 2)
 
@@ -51,10 +52,10 @@ def sample_bilinear(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Features (N, C, H, W) read between cells.
 
     Args:
-        x, y: (N, P, H', W') float32, columns and rows, continuous; anything outside the map reads zeros.
+        x, y: (N, P, H', W') in full precision, columns and rows, continuous; anything outside the map reads zeros.
 
     Returns:
-        (N, H', W', P, C) float32. Differentiable in the features and in the positions.
+        (N, H', W', P, C) in full precision. Differentiable in the features and in the positions.
     """
     num, channels, height, width = features.shape
     x, y = x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1)
@@ -68,7 +69,7 @@ def sample_bilinear(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
             column, row = corner_x.long().clamp(0, width - 1), corner_y.long().clamp(0, height - 1)
             rows.append(image_start + row * width + column)
             weights.append(weight_y * weight_x * inside)
-    table = features.float().permute(0, 2, 3, 1).reshape(-1, channels)
+    table = full_precision(features).permute(0, 2, 3, 1).reshape(-1, channels)
     # A bag is one sample: its four corners in the table, weighted and summed without ever being stored.
     bags = torch.stack(rows, dim=-1).view(-1, 4)
     samples = F.embedding_bag(

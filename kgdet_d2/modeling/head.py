@@ -12,8 +12,8 @@ from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 
-from kgdet_d2.geometry.gradient import scale_gradient
 from kgdet_d2.geometry.moment import moment_box
+from kgdet_d2.geometry.numerics import full_precision, scale_gradient
 from kgdet_d2.geometry.points import split_points
 from kgdet_d2.modeling.aggregation import KeypointEncoding
 from kgdet_d2.modeling.deform_conv import DeformConv
@@ -172,7 +172,7 @@ class KGDetHead(nn.Module):
         return outputs
 
     def _boxes(self, points: Tensor) -> Tensor:
-        x, y = split_points(points.float(), dim=1)
+        x, y = split_points(full_precision(points), dim=1)
         return moment_box(x, y, scale_gradient(self.moment_scale, self.moment_gradient), dim=1)
 
 

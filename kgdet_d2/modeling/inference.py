@@ -9,6 +9,7 @@ from detectron2.layers import batched_nms, cat
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from kgdet_d2.geometry.numerics import full_precision
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points
 from kgdet_d2.modeling.head import StageOutput
 
@@ -60,7 +61,7 @@ class KGDetPostprocessor:
     def _one_image(
         self, stage: StageOutput, image: int, cells: Tensor, strides: Tensor, size: tuple[int, int]
     ) -> Instances:
-        scores = cat([_over_cells(level[image]) for level in stage.logits]).float().sigmoid()
+        scores = full_precision(cat([_over_cells(level[image]) for level in stage.logits])).sigmoid()
         kept = self._topk_per_level(scores, [level.shape[-2:].numel() for level in stage.logits])
         row, classes = (scores[kept] > self.score_threshold).nonzero(as_tuple=True)
         cell = kept[row]
@@ -71,7 +72,7 @@ class KGDetPostprocessor:
 
         keep = batched_nms(boxes.tensor, scores, classes, self.nms_threshold)[: self.max_detections]
         cell, scores = cell[keep], scores[keep]
-        offsets = cat([_over_cells(level[image]) for level in stage.keypoints])[cell].float()
+        offsets = full_precision(cat([_over_cells(level[image]) for level in stage.keypoints])[cell])
         return Instances(
             size,
             pred_boxes=boxes[keep],

@@ -14,6 +14,7 @@ from detectron2.structures import Instances
 from fvcore.nn import sigmoid_focal_loss, smooth_l1_loss
 from torch import Tensor
 
+from kgdet_d2.geometry.numerics import full_precision
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points
 from kgdet_d2.modeling.assigner import IGNORED, assign_cells
 from kgdet_d2.modeling.head import StageOutput
@@ -149,9 +150,11 @@ class KGDetCriterion:
         image, cell = (targets.matched >= 0).nonzero(as_tuple=True)
         at, unit = cells[cell], 4 * strides[cell]  # (M, 2) and (M,) pixels
         boxes = boxes_to_pixels(_over_cells(stage.boxes)[image, cell], at, strides[cell])
-        points = offsets_to_points(_over_cells(stage.keypoints)[image, cell].float(), at, strides[cell])
+        points = offsets_to_points(
+            full_precision(_over_cells(stage.keypoints)[image, cell]), at, strides[cell]
+        )
         return {
-            "cls": self._cls_loss(_over_cells(stage.logits).float(), targets),
+            "cls": self._cls_loss(full_precision(_over_cells(stage.logits)), targets),
             "box": self._smooth_l1(boxes, targets.boxes, unit[:, None]).sum(),
             "keypoint": self._keypoint_loss(points, targets.keypoints, unit),
         }

@@ -110,7 +110,7 @@ _GARMENTS = {
     "sling dress": (_SLEEVELESS_DRESS, _top_skeleton),
 }
 
-# OKS sigmas of the landmarks in ten-thousandths, as DeepFashion2's evaluation code publishes them; one row per
+# OKS sigmas of the landmarks in ten-thousandths, as DeepFashion2's evaluation code publishes them, class by
 # class. Left and right agree but for long sleeve dress 15/29.
 _SIGMAS = (
     "120 158 169 165 169 158 298 329 321 323 340 388 452 574 492 352 492 574 452 388 340 323 321 329 298",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from detectron2.structures import BoxMode
 
-from kgdet_d2.data.compact import CompactAnnotations, whole_file
+from kgdet_d2.data.compact import CompactAnnotations
 from kgdet_d2.schema import DEEPFASHION2, FLD
 
 COLUMNS = [field.name for field in fields(CompactAnnotations) if field.name != "schema"]
@@ -124,14 +124,6 @@ def test_a_save_that_fails_leaves_what_was_there(annotations, tmp_path, monkeypa
     with pytest.raises(OSError, match="disk full"):
         annotations.save(tmp_path / "train.npz")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
-
-
-def test_a_whole_file_replaces_the_old_one(tmp_path):
-    (tmp_path / "report.txt").write_text("before")
-    with whole_file(tmp_path / "report.txt") as file:
-        file.write(b"after")
-        assert (tmp_path / "report.txt").read_text() == "before"
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["after"]
 
 
 def _rewrite(file, **changed):

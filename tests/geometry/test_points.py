@@ -1,7 +1,7 @@
 import torch
 
-from kgdet_d2.geometry.gradient import scale_gradient
 from kgdet_d2.geometry.moment import moment_box
+from kgdet_d2.geometry.numerics import scale_gradient
 from kgdet_d2.geometry.points import (
     boxes_to_pixels,
     kernel_grid,
