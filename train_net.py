@@ -36,7 +36,8 @@ class Trainer(DefaultTrainer):
         model = super().build_model(cfg)
         # Parameters that reach no output must not be waited for by data-parallel training.
         model._ddp_params_and_buffers_to_ignore = unused_parameters(model)
-        return model
+        # On CPU convolutions run faster on channels-last maps; the results are the same.
+        return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
 
     @classmethod
     def build_train_loader(cls, cfg):

@@ -52,7 +52,7 @@ def sample_bilinear(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Features (N, C, H, W) read between cells.
 
     Args:
-        x, y: (N, P, H', W') in full precision, columns and rows, continuous; anything outside the map reads zeros.
+        x, y: (N, P, H', W') in full precision, columns and rows, continuous; outside the map are zeros.
 
     Returns:
         (N, H', W', P, C) in full precision. Differentiable in the features and in the positions.
@@ -72,7 +72,6 @@ def sample_bilinear(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
     table = full_precision(features).permute(0, 2, 3, 1).reshape(-1, channels)
     # A bag is one sample: its four corners in the table, weighted and summed without ever being stored.
     bags = torch.stack(rows, dim=-1).view(-1, 4)
-    samples = F.embedding_bag(
-        bags, table, per_sample_weights=torch.stack(weights, dim=-1).view(-1, 4), mode="sum"
-    )
+    weights = torch.stack(weights, dim=-1).view(-1, 4)
+    samples = F.embedding_bag(bags, table, per_sample_weights=weights, mode="sum")
     return samples.view(*x.shape, channels)

@@ -1,6 +1,7 @@
 """The released system's names for KGDet's weights.
 
-The release is written against mmdetection: ``backbone.layer1``, ``neck.lateral_convs``, ``bbox_head.kp_rep_block_1``.
+The release is written against mmdetection: ``backbone.layer1``, ``neck.lateral_convs.0``,
+``bbox_head.kp_rep_block_1``.
 """
 
 import math
@@ -11,7 +12,7 @@ _FROZEN = ("stem", "res2")  # Detectron2's FrozenBatchNorm2d counts no batches
 
 
 def release_names(*, depth: int, columns: list[int], num_stages: int) -> dict[str, str | None]:
-    """Every name in a released checkpoint -> the name in a KGDet with the full neck, None for what has no place.
+    """Every name in a released checkpoint -> the name in a KGDet with the full neck, None where it has none.
 
     Args:
         depth: of the ResNet, 50 or 101.

@@ -130,8 +130,8 @@ def test_head_with_losses_gradients_and_detections(name):
 
 
 def test_whole_model_from_image_to_gradients():
-    """In double precision: in single, a ReLU whose input is all but zero decides either way, and the gradients
-    of the backbone wander by 2e-3. The recording itself is single precision."""
+    """In double precision: in single, a ReLU whose input is all but zero decides either way, and the
+    gradients of the backbone wander by 2e-3. The recording itself is single precision."""
     recording = load("model_p5")
     arrays = recording.arrays
     model, theirs_of = make_model([9, 25, 49], ["p5"])
