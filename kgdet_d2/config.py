@@ -10,6 +10,7 @@ def add_kgdet_config(cfg: CfgNode) -> None:
     _add_backbone_keys(cfg)
     _add_head_keys(cfg)
     _add_loss_keys(cfg)
+    _add_flip_fusion_keys(cfg)
     # "SGD" (the paper's) or "ADAMW", with SOLVER's learning rates, weight decays and schedule.
     cfg.SOLVER.OPTIMIZER = "SGD"
 
@@ -34,6 +35,9 @@ def _add_head_keys(cfg: CfgNode) -> None:
     kgdet.NUM_KEYPOINTS = 294
     # T, stages of the cascade, the first one included.
     kgdet.NUM_STAGES = 3
+    # Informative points of a stage: "encoding", a 1x1 convolution of all its landmarks, or "selection", the n
+    # landmarks with the highest visibility scores (COLUMNS is [n] then).
+    kgdet.AGGREGATION = "encoding"
     # Informative points of each column of the aggregation: squares of odd numbers, K' = their sum (83).
     kgdet.COLUMNS = [9, 25, 49]
     # Channels of the towers, the first stage and each column; 3x3 convolutions in each tower; their
@@ -41,7 +45,7 @@ def _add_head_keys(cfg: CfgNode) -> None:
     kgdet.CONV_DIM = 256
     kgdet.NUM_CONVS = 3
     kgdet.NORM = "GN"
-    # Score of every class at every cell before training, 0..1.
+    # Score of every class, and visibility of every landmark, at every cell before training, 0..1.
     kgdet.PRIOR_PROB = 0.01
     # Share of the gradient that flows from an aggregation back into the points it samples at, and from the
     # boxes into the two scales of the moment transform (lambda_x, lambda_y).
@@ -59,7 +63,7 @@ def _add_head_keys(cfg: CfgNode) -> None:
 def _add_loss_keys(cfg: CfgNode) -> None:
     cfg.MODEL.KGDET.LOSS = CfgNode()
     loss = cfg.MODEL.KGDET.LOSS
-    # Factor of each stage's three losses, T numbers. The release's; the paper weighs the stages equally.
+    # Factor of each stage's losses, T numbers. The release's; the paper weighs the stages equally.
     loss.STAGE_WEIGHTS = [0.5, 0.5, 1.0]
     # Factors in eq. 1: of classification, of boxes (lambda_2), of landmarks (lambda_1).
     loss.CLS_WEIGHT = 1.0
@@ -68,11 +72,27 @@ def _add_loss_keys(cfg: CfgNode) -> None:
     # "per_garment": the landmarks of a garment weigh as much as one box, 4 / (2 N) each with N of them
     # labelled (release, KEYPOINT_WEIGHT 1). "per_landmark": their plain sum (paper, KEYPOINT_WEIGHT 0.1).
     loss.KEYPOINT_WEIGHTING = "per_garment"
-    # Focal loss of classification.
+    # Factor of the visibility of landmarks; it counts with AGGREGATION "selection".
+    loss.VISIBILITY_WEIGHT = 1.0
+    # Focal loss of classification and of visibility.
     loss.FOCAL_ALPHA = 0.25
     loss.FOCAL_GAMMA = 2.0
     # Where smooth L1 turns linear, in units of 4 strides.
     loss.SMOOTH_L1_BETA = 1 / 9
+
+
+def _add_flip_fusion_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.KGDET.FLIP_FUSION = CfgNode()
+    flip = cfg.MODEL.KGDET.FLIP_FUSION
+    # Average what the network says of an image and of its mirror ("flip" in Table 4): at inference, and
+    # in training too. The second pass costs as much as the first.
+    flip.ENABLED = False
+    flip.IN_TRAINING = False
+    # What is mirrored: "image" (paper; the whole network runs twice) or "feature" maps (release; the head).
+    flip.MODE = "image"
+    # Left and right landmarks: "corrected", the schema's, or "released", with the release's wrong pairs in
+    # short sleeve outwear. NUM_KEYPOINTS tells the schema: 294 DeepFashion2's, 8 FLD's.
+    flip.PERMUTATION = "corrected"
 
 
 def load_config(config_file: str, opts: list[str]) -> CfgNode:
@@ -117,7 +137,8 @@ def check_config(cfg: CfgNode) -> None:
     """
     problems = [*_solver_problems(cfg)]
     if cfg.MODEL.META_ARCHITECTURE == "KGDet":
-        problems += [*_head_problems(cfg), *_loss_problems(cfg), *_landmark_problems(cfg)]
+        problems += [*_head_problems(cfg), *_aggregation_problems(cfg)]
+        problems += [*_loss_problems(cfg), *_landmark_problems(cfg), *_flip_fusion_problems(cfg)]
     if problems:
         raise ValueError("config: " + "; ".join(problems))
 
@@ -134,9 +155,6 @@ def _head_problems(cfg: CfgNode):
     kgdet = cfg.MODEL.KGDET
     if kgdet.NUM_STAGES < 1:
         yield f"MODEL.KGDET.NUM_STAGES: expected at least 1, got {kgdet.NUM_STAGES}"
-    odd_squares = [side**2 for side in range(3, 16, 2)]
-    if not kgdet.COLUMNS or not set(kgdet.COLUMNS) <= set(odd_squares):
-        yield f"MODEL.KGDET.COLUMNS: expected some of {odd_squares}, got {kgdet.COLUMNS}"
     if kgdet.NUM_POSITIVES < 1:
         yield f"MODEL.KGDET.NUM_POSITIVES: expected at least 1, got {kgdet.NUM_POSITIVES}"
     if not 0 < kgdet.PRIOR_PROB < 1:
@@ -150,6 +168,21 @@ def _head_problems(cfg: CfgNode):
     ):
         if norm == "GN" and channels % 32:
             yield f"{key}: expected a multiple of GroupNorm's 32 groups, got {channels}"
+
+
+def _aggregation_problems(cfg: CfgNode):
+    aggregation, columns = cfg.MODEL.KGDET.AGGREGATION, cfg.MODEL.KGDET.COLUMNS
+    odd_squares = [side**2 for side in range(3, 16, 2)]
+    if not columns or not set(columns) <= set(odd_squares):
+        yield f"MODEL.KGDET.COLUMNS: expected some of {odd_squares}, got {columns}"
+    if aggregation not in ("encoding", "selection"):
+        yield f"MODEL.KGDET.AGGREGATION: expected 'encoding' or 'selection', got {aggregation!r}"
+    keypoints = cfg.MODEL.KGDET.NUM_KEYPOINTS
+    if aggregation == "selection" and (len(columns) != 1 or columns[0] > keypoints):
+        yield (
+            "MODEL.KGDET.COLUMNS: expected with AGGREGATION 'selection' one number, at most "
+            f"MODEL.KGDET.NUM_KEYPOINTS = {keypoints}, got {columns}"
+        )
 
 
 def _loss_problems(cfg: CfgNode):
@@ -181,3 +214,12 @@ def _landmark_problems(cfg: CfgNode):
             f"TEST.KEYPOINT_OKS_SIGMAS: expected none (the dataset's own) or MODEL.KGDET.NUM_KEYPOINTS = "
             f"{keypoints} numbers, got {len(sigmas)}"
         )
+
+
+def _flip_fusion_problems(cfg: CfgNode):
+    flip = cfg.MODEL.KGDET.FLIP_FUSION
+    for key, allowed in (("MODE", ("image", "feature")), ("PERMUTATION", ("corrected", "released"))):
+        if flip[key] not in allowed:
+            yield f"MODEL.KGDET.FLIP_FUSION.{key}: expected one of {allowed}, got {flip[key]!r}"
+    if flip.IN_TRAINING and not flip.ENABLED:
+        yield "MODEL.KGDET.FLIP_FUSION.IN_TRAINING: expected False where ENABLED is False, got True"

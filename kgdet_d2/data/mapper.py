@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import TransformList
 from detectron2.structures import Keypoints
 
@@ -29,7 +29,7 @@ class FashionDatasetMapper(DatasetMapper):
             schema: the landmarks.
             detectron2_arguments: those of Detectron2's ``DatasetMapper`` but ``keypoint_hflip_indices``.
         """
-        super().__init__(is_train, keypoint_hflip_indices=schema.flip_map, **detectron2_arguments)
+        super().__init__(is_train, **detectron2_arguments)
         self.schema = schema
 
     @classmethod
@@ -61,14 +61,25 @@ class FashionDatasetMapper(DatasetMapper):
     def _transform_annotations(
         self, dataset_dict: dict, transforms: TransformList, image_shape: tuple[int, int]
     ) -> None:
+        annotations = [dict(obj) for obj in dataset_dict.pop("annotations") if not obj["iscrowd"]]
+        keypoints = np.zeros((len(annotations), self.schema.num_keypoints, 3), dtype=np.float32)
+        for row, annotation in zip(keypoints, annotations, strict=True):
+            if not self.use_instance_mask:
+                annotation.pop("segmentation", None)
+            class_index = annotation["category_id"]
+            flip = self.schema.local_flip(class_index)
+            utils.transform_instance_annotations(
+                annotation, transforms, image_shape, keypoint_hflip_indices=flip
+            )
+            row[:] = self.schema.scatter(annotation.pop("keypoints"), class_index)
+        instances = utils.annotations_to_instances(
+            annotations, image_shape, mask_format=self.instance_mask_format
+        )
         if self.use_keypoint:
-            for annotation in dataset_dict["annotations"]:
-                landmarks = np.reshape(annotation["keypoints"], (-1, 3))
-                annotation["keypoints"] = self.schema.scatter(landmarks, annotation["category_id"])
-        super()._transform_annotations(dataset_dict, transforms, image_shape)
-        instances = dataset_dict["instances"]
-        if self.use_keypoint and not instances.has("gt_keypoints"):  # Detectron2 sets none for no garment
-            instances.gt_keypoints = Keypoints(torch.zeros(0, self.schema.num_keypoints, 3))
+            instances.gt_keypoints = Keypoints(keypoints)
+        if self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        dataset_dict["instances"] = utils.filter_empty_instances(instances)
 
 
 def _common_schema(datasets: tuple[str, ...]) -> KeypointSchema:

@@ -1,6 +1,7 @@
 """Keypoint-guided feature aggregation (paper, "Keypoint-Guided Feature Aggregation", Figure 3).
 
-N images, C channels, P informative points, H x W cells.
+From all landmarks to a few informative points, by encoding or by selection, and from the points to features.
+N images, C channels, K landmarks of all classes, P informative points, H x W cells.
 """
 
 import math
@@ -12,8 +13,8 @@ from kgdet_d2.geometry.points import kernel_grid
 from kgdet_d2.modeling.deform_conv import DeformConv
 
 
-class KeypointEncoding(nn.Module):
-    """Multi-column aggregation: the informative points are the taps of one deformable convolution a column.
+class PointAggregation(nn.Module):
+    """The informative points are the taps of one deformable convolution a column.
 
     Args:
         in_channels: C of the features.
@@ -37,3 +38,57 @@ class KeypointEncoding(nn.Module):
         offsets = (points - self.grids).split([2 * points for points in self.columns], dim=1)
         columns = [conv(features, offset) for conv, offset in zip(self.convs, offsets, strict=True)]
         return torch.cat(columns, dim=1).relu()
+
+
+class KeypointEncoding(nn.Conv2d):
+    """Informative points by a 1x1 convolution over all landmarks (paper, "Informative Keypoints")."""
+
+    def __init__(self, channels: int, num_keypoints: int, num_points: int):
+        super().__init__(2 * num_keypoints, 2 * num_points, kernel_size=1)
+
+    def forward(
+        self, features: Tensor, residual: Tensor, keypoints: Tensor, previous_points: Tensor
+    ) -> tuple[Tensor, None]:
+        """The points (N, 2P, H, W): the previous stage's and an encoding of what this stage adds.
+
+        Args:
+            features: (N, channels, H, W) that the landmarks were regressed from; not used.
+            residual: (N, 2K, H, W), what the stage added to the landmarks' offsets.
+            keypoints: (N, 2K, H, W), the landmarks' offsets; not used.
+            previous_points: (N, 2P, H, W).
+        """
+        return previous_points + super().forward(residual), None
+
+
+class KeypointSelection(nn.Module):
+    """Informative points are the landmarks likeliest in view (paper, "Reliable-Keypoints-Selection").
+
+    A classifier scores every landmark from the features that its offset was regressed from. The P best are
+    the points, P <= K.
+    """
+
+    def __init__(self, channels: int, num_keypoints: int, num_points: int):
+        super().__init__()
+        self.num_points = num_points
+        self.visibility = nn.Conv2d(channels, num_keypoints, kernel_size=1)
+
+    def forward(
+        self, features: Tensor, residual: Tensor, keypoints: Tensor, previous_points: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The points (N, 2P, H, W), and the landmarks' visibility (N, K, H, W) before the sigmoid.
+
+        Arguments as for :class:`KeypointEncoding`; ``residual`` and ``previous_points`` are not used.
+        """
+        visibility = self.visibility(features)
+        return select_keypoints(keypoints, visibility, self.num_points), visibility
+
+
+def select_keypoints(keypoints: Tensor, scores: Tensor, num_points: int) -> Tensor:
+    """Keypoints (N, 2K, H, W) with scores (N, K, H, W) -> the best at each cell, (N, 2P, H, W).
+
+    They stand in the order of their slots, not of their scores: a tap of the convolution that reads them then
+    keeps its place along a garment's contour when scores change ranks. The scores get no gradient.
+    """
+    slots = scores.topk(num_points, dim=1, sorted=False).indices.sort(dim=1).values
+    pairs = keypoints.unflatten(1, (-1, 2))  # (N, K, 2, H, W)
+    return pairs.gather(1, slots.unsqueeze(2).expand(-1, -1, 2, -1, -1)).flatten(1, 2)

@@ -5,8 +5,10 @@ N images; level l has stride 2^l and is named p<l>, made of res<l> where l <= 5.
 
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
+
+from kgdet_d2.modeling.resnet import build_resnet
 
 _LOWEST, _TOP = 3, 5  # the ResNet stages that an FPN is made of
 _HIGHEST = 7
@@ -144,7 +146,7 @@ def _needed_parts(out_features: list[str]) -> dict[str, list[str]]:
 def build_resnet_lean_fpn_backbone(cfg, input_shape: ShapeSpec) -> LeanFPN:
     """ResNet and :class:`LeanFPN` from ``MODEL.RESNETS``, ``MODEL.BACKBONE`` and ``MODEL.FPN``."""
     return LeanFPN(
-        build_resnet_backbone(cfg, input_shape),
+        build_resnet(cfg, input_shape),
         out_features=cfg.MODEL.FPN.OUT_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,

@@ -54,6 +54,7 @@ class KGDetCriterion:
         box_weight: float,
         keypoint_weight: float,
         keypoint_weighting: str,
+        visibility_weight: float,
         focal_alpha: float,
         focal_gamma: float,
         smooth_l1_beta: float,
@@ -66,6 +67,8 @@ class KGDetCriterion:
             keypoint_weighting: "per_garment" gives every garment the weight of one box, 4 coordinates, by
                 4 / (2 x its labelled landmarks), as the release does; "per_landmark" sums over its labelled
                 landmarks, as the paper does.
+            visibility_weight: of the landmarks' visibility, where stages tell it (keypoint selection).
+            focal_alpha, focal_gamma: of the focal loss of classes and of visibility.
             smooth_l1_beta: where smooth L1 becomes linear, in units of 4 strides.
         """
         if keypoint_weighting not in KEYPOINT_WEIGHTINGS:
@@ -74,7 +77,12 @@ class KGDetCriterion:
             )
         self.num_positives = num_positives
         self.stage_weights = stage_weights
-        self.weights = {"cls": cls_weight, "box": box_weight, "keypoint": keypoint_weight}
+        self.weights = {
+            "cls": cls_weight,
+            "box": box_weight,
+            "keypoint": keypoint_weight,
+            "visibility": visibility_weight,
+        }
         self.keypoint_weighting = keypoint_weighting
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
@@ -90,6 +98,7 @@ class KGDetCriterion:
             "box_weight": loss.BOX_WEIGHT,
             "keypoint_weight": loss.KEYPOINT_WEIGHT,
             "keypoint_weighting": loss.KEYPOINT_WEIGHTING,
+            "visibility_weight": loss.VISIBILITY_WEIGHT,
             "focal_alpha": loss.FOCAL_ALPHA,
             "focal_gamma": loss.FOCAL_GAMMA,
             "smooth_l1_beta": loss.SMOOTH_L1_BETA,
@@ -112,7 +121,8 @@ class KGDetCriterion:
             gt_instances: with gt_boxes, gt_classes and gt_keypoints (n, K, 3); garments may be none.
 
         Returns:
-            ``loss_cls_t``, ``loss_box_t``, ``loss_keypoint_t`` for t = 1..T, scalars.
+            ``loss_cls_t``, ``loss_box_t``, ``loss_keypoint_t`` for t = 1..T, scalars; with them
+            ``loss_visibility_t`` where the stages tell visibility.
         """
         targets = self.targets(cells, strides, padded_sizes, gt_instances)
         losses = {}
@@ -153,20 +163,22 @@ class KGDetCriterion:
         points = offsets_to_points(
             full_precision(_over_cells(stage.keypoints)[image, cell]), at, strides[cell]
         )
-        return {
+        losses = {
             "cls": self._cls_loss(full_precision(_over_cells(stage.logits)), targets),
             "box": self._smooth_l1(boxes, targets.boxes, unit[:, None]).sum(),
             "keypoint": self._keypoint_loss(points, targets.keypoints, unit),
         }
+        if stage.visibility is not None:
+            visibility = full_precision(_over_cells(stage.visibility)[image, cell])
+            losses["visibility"] = self._visibility_loss(visibility, targets.keypoints)
+        return losses
 
     def _cls_loss(self, logits: Tensor, targets: Targets) -> Tensor:
         """Focal loss over all cells (N, L, C) that are not ignored."""
         one_hot = torch.zeros_like(logits)
         one_hot[targets.matched >= 0] = F.one_hot(targets.classes, logits.shape[-1]).to(logits)
         considered = targets.matched != IGNORED
-        return sigmoid_focal_loss(
-            logits[considered], one_hot[considered], self.focal_alpha, self.focal_gamma, reduction="sum"
-        )
+        return self._focal(logits[considered], one_hot[considered]).sum()
 
     def _keypoint_loss(self, points: Tensor, keypoints: Tensor, unit: Tensor) -> Tensor:
         """Smooth L1 of the labelled landmarks, visible or occluded; points (M, K, 2), keypoints (M, K, 3)."""
@@ -174,6 +186,21 @@ class KGDetCriterion:
         if self.keypoint_weighting == "per_garment":
             weights = weights * 4 / (2 * weights.sum(dim=1, keepdim=True)).clamp(min=1)
         return (self._smooth_l1(points, keypoints[..., :2], unit[:, None, None]).sum(dim=2) * weights).sum()
+
+    def _visibility_loss(self, logits: Tensor, keypoints: Tensor) -> Tensor:
+        """Focal loss of what is labelled, visible or occluded, against all other slots; logits (M, K).
+
+        All slots weigh the same; in all, a garment weighs as much as a class does: the sum is divided by the
+        mean number of labelled landmarks. A garment without any says nothing about its landmarks.
+        """
+        labelled = keypoints[..., 2] > 0
+        told = labelled.any(dim=1)
+        number = labelled.sum().clamp(min=1) / told.sum().clamp(min=1)
+        return self._focal(logits[told], labelled[told].to(logits)).sum() / number
+
+    def _focal(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Element by element, target 0 or 1."""
+        return sigmoid_focal_loss(logits, target, self.focal_alpha, self.focal_gamma)
 
     def _smooth_l1(self, prediction: Tensor, target: Tensor, unit: Tensor) -> Tensor:
         """Element by element, on coordinates in ``unit`` pixels."""

@@ -5,10 +5,109 @@ The release is written against mmdetection: ``backbone.layer1``, ``neck.lateral_
 """
 
 import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
 
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _FROZEN = ("stem", "res2")  # Detectron2's FrozenBatchNorm2d counts no batches
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What tells one released model from another; see :func:`release_names`."""
+
+    depth: int
+    columns: list[int]
+    num_stages: int
+
+
+# Weights that tell of the architecture, by the release's names and by ours: blocks of the third group of the
+# ResNet, stages of the head, columns of the second stage.
+_TELLING = {
+    "release": (
+        r"backbone\.layer3\.(\d+)\.conv1\.weight",
+        r"bbox_head\.kp_rep_block_(\d+)\.cls_out\.weight",
+        r"bbox_head\.kp_rep_block_2\.cls_dfmconv(_\d)?\.weight",
+    ),
+    "ours": (
+        r"backbone\.bottom_up\.res4\.(\d+)\.conv1\.weight",
+        r"head\.stages\.(\d+)\.cls_score\.weight",
+        r"head\.stages\.1\.cls_aggregation\.convs\.(\d)\.weight",
+    ),
+}
+
+
+def read_architecture(state: Mapping[str, Tensor], names: str) -> Architecture:
+    """The architecture that a model's weights, by the names of the "release" or "ours", are of.
+
+    Raises:
+        ValueError: they are of no KGDet, or of none with a ResNet and a head that can be told.
+    """
+    blocks, stages, columns = (
+        [state[name] for name in sorted(state) if re.fullmatch(pattern, name)] for pattern in _TELLING[names]
+    )
+    if not stages or not columns:
+        raise ValueError(f"expected weights of a KGDet with two stages or more, got {_some(state)}")
+    return Architecture(
+        depth=_depth(len(blocks)),
+        columns=[weight.shape[-2] * weight.shape[-1] for weight in columns],
+        num_stages=len(stages),
+    )
+
+
+def read_resnet_depth(state: Mapping[str, Tensor]) -> int:
+    """The depth of torchvision's ResNet with these weights.
+
+    Raises:
+        ValueError: they are of no ResNet-50 or -101.
+    """
+    return _depth(sum(bool(re.fullmatch(r"layer3\.\d+\.conv3\.weight", name)) for name in state))
+
+
+def _depth(blocks: int) -> int:
+    depths = {numbers[2]: depth for depth, numbers in _BLOCKS.items()}
+    if blocks not in depths:
+        raise ValueError(f"expected a ResNet with {sorted(depths)} blocks in its third group, got {blocks}")
+    return depths[blocks]
+
+
+def translate(
+    state: Mapping[str, Tensor], names: Mapping[str, str | None], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """Weights under other names.
+
+    Args:
+        state: the weights.
+        names: of every weight that has to be there, the new name, None where it is dropped.
+        shapes: of those that are kept, by their old names.
+
+    Raises:
+        ValueError: lists the weights that are left over, those that are missing, and those of another shape.
+    """
+    problems = {
+        "unknown": [name for name in state if name not in names],
+        "missing": [name for name in names if name not in state],
+        "of another shape": [
+            f"{name} (expected {shapes.get(name)}, got {tuple(state[name].shape)})"
+            for name, new in names.items()
+            if new and name in state and shapes.get(name) != tuple(state[name].shape)
+        ],
+    }
+    if any(problems.values()):
+        listed = [f"{len(those)} {kind}: {', '.join(those)}" for kind, those in problems.items() if those]
+        raise ValueError("weights do not fit; " + "; ".join(listed))
+    return {new: state[name] for name, new in names.items() if new}
+
+
+def _some(names: Iterable[str], limit: int = 5) -> str:
+    names = sorted(names)
+    return ", ".join(names[:limit] or ["none"]) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )
 
 
 def release_names(*, depth: int, columns: list[int], num_stages: int) -> dict[str, str | None]:
@@ -25,6 +124,18 @@ def release_names(*, depth: int, columns: list[int], num_stages: int) -> dict[st
     if depth not in _BLOCKS:
         raise ValueError(f"depth: expected one of {sorted(_BLOCKS)}, got {depth}")
     return {**_backbone_names(_BLOCKS[depth]), **_neck_names(), **_head_names(columns, num_stages)}
+
+
+def torchvision_names(*, depth: int, counted: bool) -> dict[str, str | None]:
+    """Every name in torchvision's ResNet -> the name in a KGDet, None where it has none.
+
+    Args:
+        depth: 50 or 101.
+        counted: whether its BatchNorms count batches; in old files they do not.
+    """
+    names = {name.removeprefix("backbone."): ours for name, ours in _backbone_names(_BLOCKS[depth]).items()}
+    names |= {"fc.weight": None, "fc.bias": None}
+    return {name: ours for name, ours in names.items() if counted or not name.endswith("num_batches_tracked")}
 
 
 def _backbone_names(blocks: tuple[int, ...]) -> dict[str, str | None]:

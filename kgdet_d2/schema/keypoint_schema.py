@@ -84,8 +84,14 @@ class KeypointSchema:
 
     def local_flip(self, class_index: int) -> np.ndarray:
         """int64 (K_c,): entry i is the local index that landmark i has in the mirrored photo."""
-        names = self.landmark_names[class_index]
-        return np.array([names.index(_mirrored_name(name)) for name in names], dtype=np.int64)
+        return self._local_flips[class_index]
+
+    @cached_property
+    def _local_flips(self) -> list[np.ndarray]:
+        return [
+            np.array([names.index(_mirrored_name(name)) for name in names], dtype=np.int64)
+            for names in self.landmark_names
+        ]
 
     @cached_property
     def flip_map(self) -> np.ndarray:

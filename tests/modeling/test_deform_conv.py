@@ -2,7 +2,6 @@ import pytest
 import torch
 from torchvision.ops import deform_conv2d
 
-from kgdet_d2.modeling.aggregation import KeypointEncoding
 from kgdet_d2.modeling.deform_conv import DeformConv, gather_deform_conv
 
 
@@ -53,19 +52,3 @@ def test_positions_that_are_not_finite_neither_crash_nor_hide():
     offset[0, 0, 1, 1] = torch.nan
     out = gather_deform_conv(x, offset, weight)
     assert out[0, 0, 1, 1].isnan() and out.isnan().sum() == 1
-
-
-def test_aggregation_reads_the_features_where_the_points_lie():
-    """With one-hot weights a column copies the feature at its tap's point."""
-    aggregation = KeypointEncoding(1, 1, [9, 25])
-    for conv, tap in zip(aggregation.convs, (2, 11), strict=True):
-        conv.weight.data.zero_().view(-1)[tap] = 1.0
-    features = torch.arange(1.0, 31.0).view(1, 1, 5, 6)
-    points = torch.zeros(1, 68, 5, 6)
-    points[:, 2 * 2] = 1.0  # column 1, tap 2: one row down
-    points[:, 18 + 2 * 11 + 1] = -2.0  # column 2, tap 11: two columns left
-    out = aggregation(features, points)
-    assert out.shape == (1, 2, 5, 6)
-    assert torch.equal(out[0, 0, :-1], features[0, 0, 1:])
-    assert torch.equal(out[0, 0, -1], torch.zeros(6))
-    assert torch.equal(out[0, 1, :, 2:], features[0, 0, :, :-2])

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ def make_criterion(**changes):
         "box_weight": 3.0,
         "keypoint_weight": 0.7,
         "keypoint_weighting": "per_garment",
+        "visibility_weight": 0.4,
         "focal_alpha": 0.25,
         "focal_gamma": 2.0,
         "smooth_l1_beta": 1 / 9,
@@ -32,7 +34,7 @@ def random_stage(generator, num_images=2):
             torch.randn(num_images, channels, *size, generator=generator).requires_grad_() for size in SIZES
         ]
 
-    return StageOutput(maps(CLASSES), maps(2 * LANDMARKS), maps(2), maps(4))
+    return StageOutput(maps(CLASSES), maps(2 * LANDMARKS), maps(2), maps(4), maps(LANDMARKS))
 
 
 def garments(boxes, classes, keypoints):
@@ -44,9 +46,9 @@ def garments(boxes, classes, keypoints):
 
 
 def two_images(generator):
-    keypoints = torch.rand(2, LANDMARKS, 3, generator=generator) * 40
-    keypoints[..., 2] = torch.tensor([[2.0, 1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
-    with_garments = garments([[2.0, 3, 30, 40], [10.0, 5, 38, 20]], [2, 0], keypoints)
+    keypoints = torch.rand(3, LANDMARKS, 3, generator=generator) * 40
+    keypoints[..., 2] = torch.tensor([[2.0, 1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
+    with_garments = garments([[2.0, 3, 30, 40], [10.0, 5, 38, 20], [24.0, 20, 39, 47]], [2, 0, 1], keypoints)
     return [with_garments, garments([], [], [])]
 
 
@@ -55,13 +57,18 @@ def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
     targets = criterion.targets(cells, strides, padded_sizes, gt)
     places = [(level, y, x) for level, (h, w) in enumerate(SIZES) for y in range(h) for x in range(w)]
 
+    def focal(logit, positive):
+        p = 1 / (1 + math.exp(-logit))
+        return -0.25 * (1 - p) ** 2 * math.log(p) if positive else -0.75 * p**2 * math.log(1 - p)
+
     def smooth_l1(difference):
         difference, beta = abs(difference), criterion.smooth_l1_beta
         return 0.5 * difference**2 / beta if difference < beta else difference - 0.5 * beta
 
     totals = {}
     for number, stage in enumerate(stages, start=1):
-        cls = box = keypoint = 0.0
+        cls = box = keypoint = visibility = 0.0
+        numbers = []  # of labelled landmarks, at positive cells of garments that have any
         for image in range(len(gt)):
             for index, (level, y, x) in enumerate(places):
                 garment = int(targets.matched[image, index])
@@ -69,9 +76,8 @@ def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
                     continue
                 stride, unit = STRIDES[level], 4 * STRIDES[level]
                 for c in range(CLASSES):
-                    p = 1 / (1 + math.exp(-stage.logits[level][image, c, y, x].item()))
                     positive = garment >= 0 and int(gt[image].gt_classes[garment]) == c
-                    cls += -0.25 * (1 - p) ** 2 * math.log(p) if positive else -0.75 * p**2 * math.log(1 - p)
+                    cls += focal(stage.logits[level][image, c, y, x].item(), positive)
                 if garment < 0:
                     continue
                 for side in range(4):
@@ -87,8 +93,14 @@ def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
                         per_garment = criterion.keypoint_weighting == "per_garment"
                         weight = 4 / (2 * len(labelled)) if per_garment else 1
                         keypoint += weight * smooth_l1((predicted - landmarks[k, axis].item()) / unit)
+                for k in range(LANDMARKS) if labelled else []:
+                    logit = stage.visibility[level][image, k, y, x].item()
+                    visibility += focal(logit, k in labelled)
+                numbers += [len(labelled)] if labelled else []
         factor = criterion.stage_weights[number - 1] / targets.normalizer
-        for name, value in (("cls", cls), ("box", box), ("keypoint", keypoint)):
+        visibility /= sum(numbers) / len(numbers)
+        terms = {"cls": cls, "box": box, "keypoint": keypoint, "visibility": visibility}
+        for name, value in terms.items():
             totals[f"loss_{name}_{number}"] = value * factor * criterion.weights[name]
     return totals
 
@@ -127,8 +139,9 @@ def test_batch_without_garments_trains_the_background_alone():
     empty = garments([], [], [])
     losses = criterion([stage], cells, strides, [(48, 40)] * 2, [empty, empty])
     sum(losses.values()).backward()
-    assert losses["loss_box_1"] == 0 and losses["loss_keypoint_1"] == 0 and losses["loss_cls_1"] > 0
-    for maps in (stage.boxes, stage.keypoints):
+    assert losses.pop("loss_cls_1") > 0
+    assert len(losses) == 3 and all(loss == 0 for loss in losses.values())
+    for maps in (stage.boxes, stage.keypoints, stage.visibility):
         assert all((level.grad == 0).all() for level in maps)
 
 
@@ -139,8 +152,17 @@ def test_garments_without_landmarks_teach_boxes_but_no_landmarks():
     cells, strides = make_cells(SIZES, STRIDES, torch.device("cpu"))
     garment = garments([[2.0, 3, 30, 40]], [1], torch.zeros(1, LANDMARKS, 3))
     losses = criterion([stage], cells, strides, [(48, 40)], [garment])
-    assert losses["loss_keypoint_1"] == 0 and losses["loss_box_1"] > 0
+    assert losses["loss_keypoint_1"] == 0 and losses["loss_visibility_1"] == 0 and losses["loss_box_1"] > 0
     assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_stages_without_visibility_have_no_loss_of_it():
+    generator = torch.Generator().manual_seed(0)
+    stage = replace(random_stage(generator), visibility=None)
+    cells, strides = make_cells(SIZES, STRIDES, torch.device("cpu"))
+    criterion = make_criterion(stage_weights=[1.0])
+    losses = criterion([stage], cells, strides, [(48, 40), (48, 32)], two_images(generator))
+    assert set(losses) == {"loss_cls_1", "loss_box_1", "loss_keypoint_1"}
 
 
 def test_unknown_weighting_is_refused():

@@ -7,6 +7,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from kgdet_d2.geometry.points import make_cells
+from kgdet_d2.modeling.flip_fusion import FlipFusion
 from kgdet_d2.modeling.head import KGDetHead, StageOutput
 from kgdet_d2.modeling.inference import KGDetPostprocessor
 from kgdet_d2.modeling.losses import KGDetCriterion
@@ -29,12 +30,14 @@ class KGDet(DenseDetector):
         head: KGDetHead,
         criterion: KGDetCriterion,
         postprocessor: KGDetPostprocessor,
+        flip_fusion: FlipFusion | None = None,
         pixel_mean: list[float],
         pixel_std: list[float],
     ):
         super().__init__(backbone, head, pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.criterion = criterion
         self.postprocessor = postprocessor
+        self.flip_fusion = flip_fusion
         shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in self.head_in_features]
 
@@ -46,6 +49,7 @@ class KGDet(DenseDetector):
             "head": KGDetHead(cfg, backbone.output_shape()),
             "criterion": KGDetCriterion(cfg),
             "postprocessor": KGDetPostprocessor(cfg),
+            "flip_fusion": FlipFusion(cfg) if cfg.MODEL.KGDET.FLIP_FUSION.ENABLED else None,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -58,6 +62,7 @@ class KGDet(DenseDetector):
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
         """Losses; an image's own padding counts as its background, the batch's is ignored."""
+        predictions = self._flip_fused(images, features, predictions)
         cells, strides = self._cells(features)
         unit = max(self.backbone.size_divisibility, 1)
         padded_sizes = [
@@ -69,8 +74,22 @@ class KGDet(DenseDetector):
         self, images: ImageList, features: list[Tensor], predictions: list[StageOutput]
     ) -> list[Instances]:
         """Detections of the last stage, in pixels of the network's input."""
+        predictions = self._flip_fused(images, features, predictions)
         cells, strides = self._cells(features)
         return self.postprocessor(predictions[-1], cells, strides, images.image_sizes)
+
+    def _flip_fused(
+        self, images: ImageList, features: list[Tensor], predictions: list[StageOutput]
+    ) -> list[StageOutput]:
+        if self.flip_fusion is None:
+            return predictions
+        return self.flip_fusion(
+            images, features, predictions, strides=self.strides, extract=self._features, head=self.head
+        )
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        features = self.backbone(images)
+        return [features[name] for name in self.head_in_features]
 
     def _cells(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         return make_cells([tuple(level.shape[-2:]) for level in features], self.strides, self.device)

@@ -1,0 +1,167 @@
+"""Flip fusion (paper, Table 4, "flip"): what the network says of an image and of its mirror, averaged.
+
+N images, H x W cells of a level, K landmarks.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from detectron2.config import configurable
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from kgdet_d2.geometry.flip import mirror_boxes, mirror_columns, mirror_offsets
+from kgdet_d2.modeling.head import StageOutput
+from kgdet_d2.schema import DEEPFASHION2, FLD
+
+# Landmarks of short sleeve outwear, from 1, that the release's table exchanges.
+_RELEASED_PAIRS = ((2, 26), (4, 6))
+
+
+class FlipFusion(nn.Module):
+    """Runs a network a second time, on the mirror, and averages logits, offsets and boxes cell by cell.
+
+    Mode "image" is the paper's: each image is mirrored within its own width, rounded up to the largest stride
+    so that cells fall on cells at every level; the whole network runs twice. A cell at x = 0 falls on the
+    right edge, where no cell stands; it keeps what the first pass says, as do cells of the batch's padding.
+
+    Mode "feature" is the release's: each level's map is mirrored as it is, padding included, so that the last
+    column becomes the first; the head alone runs twice.
+    """
+
+    @configurable
+    def __init__(self, *, on_images: bool, in_training: bool, flip_map: Tensor):
+        """
+        Args:
+            on_images: mode "image", else "feature".
+            in_training: fuse in training too; the gradient then flows through both passes.
+            flip_map: (K,), entry i is what landmark i is called in a mirror.
+        """
+        super().__init__()
+        self.on_images = on_images
+        self.in_training = in_training
+        self.register_buffer("flip_map", flip_map, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg):
+        flip = cfg.MODEL.KGDET.FLIP_FUSION
+        return {
+            "on_images": flip.MODE == "image",
+            "in_training": flip.IN_TRAINING,
+            "flip_map": landmark_flip_map(cfg.MODEL.KGDET.NUM_KEYPOINTS, flip.PERMUTATION),
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        stages: list[StageOutput],
+        *,
+        strides: list[int],
+        extract: Callable[[Tensor], list[Tensor]],
+        head: Callable[[list[Tensor]], list[StageOutput]],
+    ) -> list[StageOutput]:
+        """The stages' outputs, fused.
+
+        Args:
+            images, features, stages: of the first pass.
+            strides: the levels', pixels per cell.
+            extract: images (N, 3, H, W) -> features, a level each.
+            head: features -> stages.
+        """
+        if self.training and not self.in_training:
+            return stages
+        if self.on_images:
+            mirrored_images, widths = mirror_images(images, max(strides))
+            mirrored = extract(mirrored_images)
+            axes = [widths // stride for stride in strides]
+        else:
+            mirrored, axes = mirror_features(features)
+        return fuse_flipped(stages, head(mirrored), axes, self.flip_map)
+
+
+def mirror_images(images: ImageList, unit: int) -> tuple[Tensor, Tensor]:
+    """Each image mirrored within its own width, rounded up to ``unit`` pixels: x becomes width - x.
+
+    Returns:
+        (N, 3, H, W) with W the largest of the widths, zero where no image is, and the widths (N,).
+    """
+    widths = [-(-width // unit) * unit for _, width in images.image_sizes]
+    axis = torch.tensor(widths, device=images.tensor.device)
+    # The pixel in column c covers x from c to c + 1.
+    return mirror_columns(images.tensor, axis - 1, max(widths))[0], axis
+
+
+def mirror_features(features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Each level (N, C, H, W) mirrored as a whole, and the axes (N,), its last column each."""
+    axes = [level.new_full((len(level),), level.shape[-1] - 1, dtype=torch.long) for level in features]
+    return [level.flip(-1) for level in features], axes
+
+
+def fuse_flipped(
+    stages: list[StageOutput], mirrored: list[StageOutput], axes: list[Tensor], flip_map: Tensor
+) -> list[StageOutput]:
+    """The mean of two passes, the second one brought back to the first one's frame.
+
+    Args:
+        stages, mirrored: the head's outputs for the images and for their mirrors.
+        axes: per level (N,); the cell in column j is the mirror's in column axis - j.
+        flip_map: (K,), entry i is what landmark i is called in a mirror.
+
+    Returns:
+        Stages like the first pass's; cells without a partner, and the informative points, which have no names
+        to pair them by, are the first pass's own.
+    """
+    bring_back = {
+        "logits": lambda level: level,
+        "keypoints": lambda level: mirror_offsets(level, flip_map),
+        "boxes": mirror_boxes,
+        "visibility": lambda level: level[:, flip_map],
+    }
+    fused = []
+    for stage, other in zip(stages, mirrored, strict=True):
+        fields = {
+            name: [
+                _mean(own, back(level), axis)
+                for own, level, axis in zip(getattr(stage, name), getattr(other, name), axes, strict=True)
+            ]
+            for name, back in bring_back.items()
+            if getattr(stage, name) is not None
+        }
+        fused.append(replace(stage, **fields))
+    return fused
+
+
+def _mean(own: Tensor, mirrored: Tensor, axis: Tensor) -> Tensor:
+    partner, has_partner = mirror_columns(mirrored, axis, own.shape[-1])
+    return torch.where(has_partner, (own + partner) / 2, own)
+
+
+def landmark_flip_map(num_keypoints: int, permutation: str) -> Tensor:
+    """int64 (K,): what each landmark slot is called in a mirror.
+
+    Args:
+        num_keypoints: K tells the dataset, 294 DeepFashion2 and 8 FLD.
+        permutation: "corrected", the schema's, or "released", DeepFashion2's as in the released system.
+
+    Raises:
+        ValueError: no schema has so many landmarks, or there is no such permutation for it.
+    """
+    schemas = {schema.num_keypoints: schema for schema in (DEEPFASHION2, FLD)}
+    if num_keypoints not in schemas:
+        raise ValueError(
+            "MODEL.KGDET.NUM_KEYPOINTS: flip fusion knows left from right where it is one of "
+            f"{sorted(schemas)}, got {num_keypoints}"
+        )
+    schema = schemas[num_keypoints]
+    flip = torch.tensor(schema.flip_map)
+    if permutation == "released" and schema is DEEPFASHION2:
+        slots = schema.slots[schema.class_names.index("short sleeve outwear")]
+        for a, b in _RELEASED_PAIRS:
+            flip[slots[a - 1]], flip[slots[b - 1]] = slots[b - 1], slots[a - 1]
+    elif permutation != "corrected":
+        raise ValueError(
+            f"MODEL.KGDET.FLIP_FUSION.PERMUTATION: {schema.name} has no permutation {permutation!r}"
+        )
+    return flip

@@ -1,0 +1,213 @@
+"""kgdet_d2/analysis.py and tools/analyze.py against published numbers, fvcore's counts and plain sums."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2 import model_zoo
+from detectron2.config import configurable
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_model
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+from kgdet_d2.analysis import Counts, count_parts, total, with_full_neck
+from kgdet_d2.config import load_config
+from kgdet_d2.modeling.head import StageOutput
+
+ROOT = Path(__file__).resolve().parents[1]
+R50 = str(ROOT / "configs/kgdet_R50.yaml")
+TINY = str(ROOT / "configs/sample/kgdet_tiny.yaml")
+FULL = ["MODEL.FPN.FULL", "True"]
+RETINANET = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+RCNN = model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
+
+
+def levels(first):
+    return ["MODEL.FPN.OUT_FEATURES", str([f"p{level}" for level in range(first, 8)])]
+
+
+def columns(*points, stages=3):
+    weights = str([1.0] * stages)
+    return [
+        *("MODEL.KGDET.COLUMNS", str(list(points)), "MODEL.KGDET.NUM_STAGES", str(stages)),
+        *("MODEL.KGDET.LOSS.STAGE_WEIGHTS", weights),
+    ]
+
+
+def giga(count):
+    return f"{count / 1e9:.2f}"
+
+
+@pytest.mark.parametrize(
+    ("opts", "trainable", "paper", "convolution", "true"),
+    [
+        ([], 59_134_423, "107.50", "106.82", "128.58"),
+        (["MODEL.RESNETS.DEPTH", "101"], 78_126_551, "183.57", "182.58", "204.34"),
+        (levels(5), 59_134_423, "109.51", "108.83", "137.77"),
+        (levels(4), 59_134_423, "133.89", "133.19", "249.16"),
+        (columns(9), 38_858_827, "106.62", None, "108.31"),
+        (columns(25), 43_109_675, "106.68", None, "112.56"),
+        (columns(49), 49_485_947, "106.76", None, "118.93"),
+        (columns(9, stages=2), 37_514_120, "106.45", None, None),
+        (columns(25, stages=2), 39_648_968, "106.49", None, None),
+        (columns(49, stages=2), 42_851_240, "106.55", None, None),
+        (columns(9, 25, 49, stages=2), 47_695_504, "106.94", None, "117.14"),
+    ],
+    ids=["R50", "R101", "P5-P7", "P4-P7", "9", "25", "49", "9x2", "25x2", "49x2", "three x2"],
+)
+def test_released_system(opts, trainable, paper, convolution, true):
+    """R50 and R101 are the paper's Table 1; the others were counted on the release. None: no figure."""
+    counts = total(count_parts(with_full_neck(load_config(R50, opts))))
+    assert counts.trainable == trainable
+    assert counts.parameters == trainable + 225_344  # frozen: stem and res2
+    assert giga(counts.paper_flops) == paper
+    assert convolution in (None, giga(counts.convolution))
+    assert true in (None, giga(counts.multiply_adds))
+
+
+def test_parts():
+    parts = count_parts(load_config(R50, []))
+    stages = [f"head.stages.{index}" for index in range(3)]
+    assert list(parts) == ["backbone", "neck", "head.cls_tower", "head.keypoint_tower", *stages, "other"]
+    assert parts["backbone"].parameters == 23_508_032
+    assert giga(parts["backbone"].convolution) == "83.41"
+    assert giga(parts["neck"].convolution) == "1.11"
+    assert parts["other"] == Counts(parameters=2, trainable=2)  # the moment transform's scales
+    # 25 x 40 cells, 9 + 25 + 49 taps, 256 -> 256 channels, for classes and for landmarks.
+    assert parts["head.stages.1"].deformable == 25 * 40 * (9 + 25 + 49) * 256 * 256 * 2
+    head = sum((counts for name, counts in parts.items() if name not in ("backbone", "neck")), Counts())
+    assert (head.parameters, giga(head.convolution), giga(head.deformable)) == (27_852_247, "6.09", "21.76")
+    whole = total(parts)
+    assert (whole.parameters, giga(whole.multiply_adds)) == (52_475_415, "112.37")
+    neck = count_parts(load_config(R50, FULL))["neck"]
+    assert (neck.parameters, giga(neck.convolution)) == (7_999_488, "17.32")
+
+
+class Predictions(nn.Module):
+    """All that a head predicts, as tensors: fvcore's trace leaves out what reaches no output."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image):
+        features = self.model.backbone(image)
+        out = self.model.head([features[name] for name in self.model.head_in_features])
+        if isinstance(out[0], StageOutput):
+            out = [field for stage in out for field in (stage.logits, stage.keypoints, stage.boxes)]
+        return [level for field in out for level in field]
+
+
+@pytest.mark.parametrize("config", [TINY, RETINANET], ids=["KGDet", "RetinaNet"])
+def test_agrees_with_fvcore(config):
+    """fvcore traces the network as it runs on the CPU, where a deformable convolution is a matrix product."""
+    cfg = load_config(config, ["MODEL.DEVICE", "cpu"])
+    model = build_model(cfg).eval()
+    with torch.no_grad():
+        analysis = FlopCountAnalysis(Predictions(model), torch.zeros(1, 3, 64, 96))
+        expected = analysis.unsupported_ops_warnings(False).tracer_warnings("none").by_operator()
+    counts = total(count_parts(cfg, 96, 64))
+    assert counts.convolution == expected["conv"] > 0
+    assert counts.deformable == expected["matmul"]
+    assert counts.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+class TinyBackbone(Backbone):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, kernel_size=3, stride=2, padding=1, groups=3)
+        self.norm = FrozenBatchNorm2d(6)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, image):
+        return {"map": self.pool(self.norm(self.conv(image)).relu())}
+
+    def output_shape(self):
+        return {"map": ShapeSpec(channels=6, stride=4)}
+
+
+class TinyHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enlarge = nn.ModuleList([nn.ConvTranspose2d(6, 4, kernel_size=2, stride=2, bias=False)])
+        self.norm = nn.GroupNorm(2, 4)
+        self.linear = nn.Linear(4, 5)
+        self.scale = nn.Parameter(torch.ones(7))
+
+    def forward(self, features):
+        return self.linear(self.norm(self.enlarge[0](features[0])).flatten(2).transpose(1, 2))
+
+
+@META_ARCH_REGISTRY.register()
+class TinyDetector(DenseDetector):
+    @configurable
+    def __init__(self):
+        super().__init__(TinyBackbone(), TinyHead(), pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3)
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {}
+
+
+def test_every_operator_by_hand():
+    parts = count_parts(load_config(TINY, ["MODEL.META_ARCHITECTURE", "TinyDetector"]), 24, 16)
+    out = 12 * 8 * 6  # elements behind the first convolution: bias, BatchNorm twice, ReLU, pooling
+    learned = 6 * 9 + 6
+    cells = 6 * 4
+    assert parts == {
+        "backbone": Counts(learned + 2 * 6, learned, convolution=out * 9, elementwise=5 * out),
+        "head.enlarge.0": Counts(96, 96, convolution=cells * 6 * 4 * 4),
+        "head.norm": Counts(8, 8),
+        "head.linear": Counts(25, 25, convolution=4 * cells * 4 * 5),
+        "other": Counts(7, 7),
+    }
+
+
+def test_size_is_padded_as_the_backbone_asks():
+    cfg = load_config(TINY, [])
+    assert count_parts(cfg, 33, 1) == count_parts(cfg, 64, 32)
+    with pytest.raises(ValueError, match="size: expected a positive width and height, got 0 x 800"):
+        count_parts(cfg, 0, 800)
+
+
+def test_a_cost_that_depends_on_the_image_is_refused():
+    cfg = load_config(RCNN, [])
+    with pytest.raises(ValueError, match=r"META_ARCHITECTURE: expected a dense detector.*'GeneralizedRCNN'"):
+        count_parts(cfg)
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("analyze", ROOT / "tools/analyze.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tool_prints_both_conventions(tool, tmp_path, capsys):
+    path = tmp_path / "counts.json"
+    tool.main(["--config-file", R50, "--json", str(path), "MODEL.KGDET.NUM_POSITIVES", "9"])
+    printed = capsys.readouterr().out
+    assert "as built: 52.25 M / 91.29 G" in printed
+    assert "with the full neck: 59.13 M / 107.50 G" in printed
+    rows = {line[:20].strip(): line.split() for line in printed.splitlines()}
+    assert rows["as built"][-2:] == ["112.37", "91.29"]
+    assert rows["with the full neck"][-2:] == ["128.58", "107.50"]
+    report = json.loads(path.read_text())
+    assert (report["width"], report["height"]) == (1280, 800)
+    assert report["overrides"] == ["MODEL.KGDET.NUM_POSITIVES", "9"]
+    assert report["sums"]["with the full neck"]["trainable"] == 59_134_423
+    for key, value in report["sums"]["as built"].items():
+        assert value == sum(part[key] for part in report["parts"].values())
+
+
+def test_tool_prints_one_sum_where_nothing_is_left_out(tool, capsys):
+    tool.main(["--config-file", TINY, "--size", "64", "32", *FULL])
+    printed = capsys.readouterr().out
+    assert f"{TINY} at 64 x 32 pixels" in printed
+    assert "as built: " in printed
+    assert "with the full neck" not in printed

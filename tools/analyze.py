@@ -1,0 +1,97 @@
+#!/usr/bin/env python
+r"""Count a model's parameters and multiply-adds, by part.
+
+    python tools/analyze.py --config-file configs/kgdet_R50.yaml
+    python tools/analyze.py --config-file configs/kgdet_R50.yaml --size 1333 800 MODEL.RESNETS.DEPTH 101
+
+No weights, data or GPU are needed. Columns:
+
+    parameters     of all layers, frozen ones included
+    trainable      those that learn; the paper's "param."
+    conv G         10^9 multiply-adds of convolutions and matrix products
+    deformable G   the same of deformable convolutions
+    total G        both together: what one image costs
+    paper's G      the paper's "FLOPs": no deformable convolutions, but biases, ReLU, BatchNorm and pooling
+
+The paper's Table 1 counts parts of the neck that reach no output. Where the config leaves them out
+(MODEL.FPN.FULL False), a second sum has them, too: it is the one to hold against the paper.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tabulate import SEPARATING_LINE, tabulate
+
+from kgdet_d2.analysis import Counts, count_parts, total, with_full_neck
+from kgdet_d2.config import load_config
+from kgdet_d2.files import whole_file
+
+GIGA = 1e9
+HEADERS = ["part", "parameters", "trainable", "conv G", "deformable G", "total G", "paper's G"]
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="YAML")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=[1280, 800], metavar=("WIDTH", "HEIGHT"), help="in pixels"
+    )
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the counts there, too")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    cfg = load_config(args.config_file, args.opts)
+    parts = count_parts(cfg, *args.size)
+    sums = {"as built": total(parts)}
+    full = total(count_parts(with_full_neck(cfg), *args.size))
+    if full != sums["as built"]:
+        sums["with the full neck"] = full
+    print("{} at {} x {} pixels\n".format(args.config_file, *args.size))
+    print(table(parts, sums))
+    for name, counts in sums.items():
+        parameters, flops = counts.trainable / 1e6, counts.paper_flops / GIGA
+        print(f"The paper's convention, {name}: {parameters:.2f} M / {flops:.2f} G")
+    if args.json:
+        write_json(args, parts, sums)
+
+
+def table(parts: dict[str, Counts], sums: dict[str, Counts]) -> str:
+    """The parts, a line, the sums."""
+    rows = [_row(name, counts) for name, counts in parts.items()]
+    rows += [SEPARATING_LINE, *(_row(name, counts) for name, counts in sums.items())]
+    alignment = ["left", *["right"] * (len(HEADERS) - 1)]
+    return tabulate(rows, HEADERS, colalign=alignment, disable_numparse=True) + "\n"
+
+
+def _row(name: str, counts: Counts) -> list[str]:
+    billions = (counts.convolution, counts.deformable, counts.multiply_adds, counts.paper_flops)
+    numbers = [f"{counts.parameters:,}", f"{counts.trainable:,}", *(f"{n / GIGA:.2f}" for n in billions)]
+    return [name, *numbers]
+
+
+def write_json(args: argparse.Namespace, parts: dict[str, Counts], sums: dict[str, Counts]) -> None:
+    """``config_file``, ``overrides``, ``width`` and ``height`` in pixels, and every count in full."""
+
+    def in_full(counts: dict[str, Counts]) -> dict[str, dict[str, int]]:
+        return {
+            name: asdict(c) | {"multiply_adds": c.multiply_adds, "paper_flops": c.paper_flops}
+            for name, c in counts.items()
+        }
+
+    width, height = args.size
+    report = {"config_file": args.config_file, "overrides": args.opts, "width": width, "height": height}
+    report |= {"parts": in_full(parts), "sums": in_full(sums)}
+    with whole_file(args.json) as file:
+        file.write(json.dumps(report, indent=2).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
