@@ -65,6 +65,15 @@ class Trainer(DefaultTrainer):
             log_summary(cfg, results)
         return results
 
+    def run_step(self):
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            last_good = self.checkpointer.get_checkpoint_file() or "none yet"
+            raise FloatingPointError(
+                f"training stopped at iteration {self.iter}: {error}. The last good checkpoint: {last_good}"
+            ) from error
+
     # Detectron2 v0.6 leaves the optimiser's momentum out of its checkpoints; later versions do as here.
     def state_dict(self):
         return super().state_dict() | {"_trainer": self._trainer.state_dict()}

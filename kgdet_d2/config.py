@@ -192,6 +192,11 @@ def _loss_problems(cfg: CfgNode):
             f"MODEL.KGDET.LOSS.STAGE_WEIGHTS: expected MODEL.KGDET.NUM_STAGES = {stages} numbers, "
             f"got {loss.STAGE_WEIGHTS}"
         )
+    if loss.FOCAL_GAMMA != 0 and loss.FOCAL_GAMMA < 1:
+        yield (
+            "MODEL.KGDET.LOSS.FOCAL_GAMMA: expected 0 or at least 1, for between them the gradient is "
+            f"infinite where a score reaches 1, got {loss.FOCAL_GAMMA}"
+        )
     if loss.KEYPOINT_WEIGHTING not in ("per_garment", "per_landmark"):
         yield (
             "MODEL.KGDET.LOSS.KEYPOINT_WEIGHTING: expected 'per_garment' or 'per_landmark', "

@@ -102,6 +102,7 @@ def test_R101_is_the_released_system_but_for_its_backbone():
             ["MODEL.KGDET.LOSS.KEYPOINT_WEIGHTING", "mean"],
             "expected 'per_garment' or 'per_landmark', got 'mean'",
         ),
+        (["MODEL.KGDET.LOSS.FOCAL_GAMMA", "0.5"], "FOCAL_GAMMA: expected 0 or at least 1"),
         (["MODEL.KEYPOINT_ON", "False"], "KEYPOINT_ON: expected True"),
         (["MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE", "1"], "MIN_KEYPOINTS_PER_IMAGE: expected 0"),
         (

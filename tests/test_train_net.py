@@ -1,5 +1,6 @@
 """train_net.py as a user runs it, on a handful of drawn photos."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -8,6 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
+from kgdet_d2.config import load_config
+from kgdet_d2.data.register import register_all
+from kgdet_d2.modeling.losses import KGDetCriterion
+from train_net import Trainer
 
 CONFIG = "configs/sample/kgdet_tiny.yaml"
 QUICK = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.STEPS", "()", "DATALOADER.NUM_WORKERS", "0", "SEED", "1"]
@@ -105,6 +111,29 @@ def test_one_clear_error(arguments, error, tmp_path):
     assert done.returncode != 0
     last = [line for line in done.stderr.splitlines() if line.strip()][-1]
     assert error in last and "Error" in last
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(datasets_root, tmp_path, monkeypatch):
+    """Iteration, photos and the last good checkpoint are named, and the bad weights are not saved."""
+    register_all(datasets_root)
+    monkeypatch.setattr(KGDetCriterion, "_keypoint_loss", nan_from_the_third_call_on())
+    opts = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path), "SOLVER.CHECKPOINT_PERIOD", "2"]
+    trainer = Trainer(load_config(CONFIG, [*QUICK, *opts]))
+    with pytest.raises(
+        FloatingPointError, match=r"at iteration 2: .*loss_keypoint_1.*train/image/.*model_0000001"
+    ):
+        trainer.train()
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["model_0000001.pth"]
+
+
+def nan_from_the_third_call_on():
+    original, calls = KGDetCriterion._keypoint_loss, itertools.count()
+
+    def keypoint_loss(self, *arguments):
+        iteration = next(calls) // 3  # one call a stage
+        return original(self, *arguments) * (torch.nan if iteration == 2 else 1)
+
+    return keypoint_loss
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what a machine without CUDA says")

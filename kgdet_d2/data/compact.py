@@ -4,12 +4,13 @@ Ragged data is stored flat with offsets: the garments of image i are rows ``garm
 ``garment_offsets[i + 1]`` of the garment columns, and so on down to the vertices of a polygon.
 """
 
+import logging
 import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Annotated, get_origin, get_type_hints
 
@@ -20,6 +21,7 @@ from kgdet_d2.files import whole_file
 from kgdet_d2.schema import KeypointSchema
 
 FORMAT_VERSION = 1
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,16 +192,20 @@ class CompactAnnotations:
         """Detectron2's dataset dicts, one a photo, with class-local ``keypoints``.
 
         ``keypoints`` (3 K_c,) and the polygons of ``segmentation`` (2 V,) are flat float32 views of this
-        object's columns, which spares a Python float for each coordinate.
+        object's columns, which spares a Python float for each coordinate. Garments whose box has no area
+        are left out, with a warning.
         """
         garments = self._annotations()
+        has_area = (self.box[:, 2:] > self.box[:, :2]).all(axis=1)
+        if not has_area.all():
+            logger.warning("%s: left out %d garments whose box has no area", image_root, (~has_area).sum())
         names = ("image_id", "height", "width", "source", "pair_id")
         values = zip(*(getattr(self, name).tolist() for name in names), strict=True)
         return [
             {
                 "file_name": os.path.join(image_root, file_name),
                 **dict(zip(names, row, strict=True)),
-                "annotations": garments[start:end],
+                "annotations": list(compress(garments[start:end], has_area[start:end])),
             }
             for file_name, row, (start, end) in zip(
                 self.file_name.tolist(), values, pairwise(self.garment_offsets.tolist()), strict=True

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from detectron2.structures import BoxMode
 
-from kgdet_d2.data.compact import CompactAnnotations
+from kgdet_d2.data.compact import CompactAnnotations, Photo
 from kgdet_d2.schema import DEEPFASHION2, FLD
 
 COLUMNS = [field.name for field in fields(CompactAnnotations) if field.name != "schema"]
@@ -44,6 +44,18 @@ def test_dataset_dicts_are_the_photos(photos, file):
             assert [list(polygon) for polygon in annotation["segmentation"]] == polygons
             for name in ("category_id", "style", "scale", "occlusion", "zoom_in", "viewpoint"):
                 assert annotation[name] == getattr(garment, name) and type(annotation[name]) is int
+
+
+def test_boxes_without_area_are_left_out_with_a_warning(make_garment, caplog):
+    garments = [
+        make_garment(8),
+        make_garment(6, box=np.array([3, 5, 3, 40], dtype=np.float32)),
+        make_garment(7),
+    ]
+    photo = Photo("1.jpg", 1, 64, 48, "shop", 0, garments)
+    (record,) = CompactAnnotations.from_photos([photo], DEEPFASHION2).dataset_dicts("images")
+    assert [annotation["category_id"] for annotation in record["annotations"]] == [8, 7]
+    assert "images: left out 1 garments whose box has no area" in caplog.text
 
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path):

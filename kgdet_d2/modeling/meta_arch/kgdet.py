@@ -54,6 +54,20 @@ class KGDet(DenseDetector):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """As Detectron2's dense detectors.
+
+        Raises:
+            FloatingPointError: in training, when a loss is not finite; names the losses and the photos.
+        """
+        outputs = super().forward(batched_inputs)
+        if self.training:
+            bad = {name: loss.item() for name, loss in outputs.items() if not loss.isfinite()}
+            if bad:
+                photos = [photo.get("file_name", "(no file name)") for photo in batched_inputs]
+                raise FloatingPointError(f"losses that are not finite: {bad}, for the photos {photos}")
+        return outputs
+
     def forward_training(
         self,
         images: ImageList,
