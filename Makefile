@@ -28,7 +28,7 @@ demo: $(STAMP)  ## make a small data set, train on it for a few minutes on CPU, 
 	$(BIN)/python datasets/make_synthetic.py --train 3000 --workers 2
 	$(BIN)/python datasets/prepare_deepfashion2.py --root $${DETECTRON2_DATASETS:-datasets}/synthfashion
 	$(BIN)/python train_net.py --config-file configs/sample/kgdet_tiny.yaml --num-gpus 0 OUTPUT_DIR output/demo
-	$(BIN)/python tools/draw_predictions.py --config-file configs/sample/kgdet_tiny.yaml --output output/demo/figures \
+	$(BIN)/python tools/draw_predictions.py --config-file configs/sample/kgdet_tiny.yaml --output output/demo/figures --score-threshold 0.2 \
 		MODEL.WEIGHTS output/demo/model_final.pth MODEL.DEVICE cpu
 
 test: $(STAMP)  ## run the tests

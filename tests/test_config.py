@@ -97,7 +97,10 @@ def test_R101_is_the_released_system_but_for_its_backbone():
         (["MODEL.KGDET.NUM_POSITIVES", "0"], "NUM_POSITIVES: expected at least 1, got 0"),
         (["MODEL.KGDET.POINTS_GRADIENT", "1.5"], "POINTS_GRADIENT: expected 0..1, got 1.5"),
         (["MODEL.KGDET.SCORE_THRESH_TEST", "-1.0"], "SCORE_THRESH_TEST: expected 0..1, got -1"),
-        (["MODEL.KGDET.CONV_DIM", "40"], "CONV_DIM: expected a multiple of GroupNorm's 32 groups, got 40"),
+        (
+            ["MODEL.KGDET.CONV_DIM", "40"],
+            "CONV_DIM: expected a multiple of GroupNorm's 32 groups, got 40",
+        ),
         (
             ["MODEL.KGDET.LOSS.KEYPOINT_WEIGHTING", "mean"],
             "expected 'per_garment' or 'per_landmark', got 'mean'",

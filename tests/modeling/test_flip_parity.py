@@ -14,8 +14,8 @@ from kgdet_d2.modeling.flip_fusion import FlipFusion, landmark_flip_map
 from kgdet_d2.modeling.inference import KGDetPostprocessor
 from kgdet_d2.modeling.losses import KGDetCriterion
 from tests.modeling.release_detections import check_detections, inclusive_nms
+from tests.modeling.release_heads import FIELDS, HEADS, LOSSES, STAGES, garments, make_head
 from tests.modeling.release_recordings import FULL, each_source, features, load, needs_full
-from tests.modeling.test_release_head import FIELDS, HEADS, LOSSES, STAGES, garments, make_head
 
 NAME = "head3_p5"
 
