@@ -1,8 +1,12 @@
 """Config keys that KGDet adds to Detectron2's, and the check that they fit together."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
+
+from kgdet_d2.modeling.head import AGGREGATIONS
+from kgdet_d2.modeling.losses import KEYPOINT_WEIGHTINGS
 
 
 def add_kgdet_config(cfg: CfgNode) -> None:
@@ -175,8 +179,8 @@ def _aggregation_problems(cfg: CfgNode):
     odd_squares = [side**2 for side in range(3, 16, 2)]
     if not columns or not set(columns) <= set(odd_squares):
         yield f"MODEL.KGDET.COLUMNS: expected some of {odd_squares}, got {columns}"
-    if aggregation not in ("encoding", "selection"):
-        yield f"MODEL.KGDET.AGGREGATION: expected 'encoding' or 'selection', got {aggregation!r}"
+    if aggregation not in AGGREGATIONS:
+        yield f"MODEL.KGDET.AGGREGATION: expected {_any_of(AGGREGATIONS)}, got {aggregation!r}"
     keypoints = cfg.MODEL.KGDET.NUM_KEYPOINTS
     if aggregation == "selection" and (len(columns) != 1 or columns[0] > keypoints):
         yield (
@@ -197,11 +201,15 @@ def _loss_problems(cfg: CfgNode):
             "MODEL.KGDET.LOSS.FOCAL_GAMMA: expected 0 or at least 1, for between them the gradient is "
             f"infinite where a score reaches 1, got {loss.FOCAL_GAMMA}"
         )
-    if loss.KEYPOINT_WEIGHTING not in ("per_garment", "per_landmark"):
+    if loss.KEYPOINT_WEIGHTING not in KEYPOINT_WEIGHTINGS:
         yield (
-            "MODEL.KGDET.LOSS.KEYPOINT_WEIGHTING: expected 'per_garment' or 'per_landmark', "
+            f"MODEL.KGDET.LOSS.KEYPOINT_WEIGHTING: expected {_any_of(KEYPOINT_WEIGHTINGS)}, "
             f"got {loss.KEYPOINT_WEIGHTING!r}"
         )
+
+
+def _any_of(names: Iterable[str]) -> str:
+    return " or ".join(map(repr, names))
 
 
 def _landmark_problems(cfg: CfgNode):
