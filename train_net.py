@@ -21,7 +21,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from kgdet_d2.config import check_weights, load_config
-from kgdet_d2.data.mapper import FashionDatasetMapper
+from kgdet_d2.data import FashionDatasetMapper, training_dataset
 from kgdet_d2.evaluation import FashionEvaluator
 from kgdet_d2.solver import build_optimizer
 
@@ -41,7 +41,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
-        return build_detection_train_loader(cfg, mapper=FashionDatasetMapper(cfg, is_train=True))
+        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        dataset = training_dataset(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
+        mapper = FashionDatasetMapper(cfg, is_train=True)
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):

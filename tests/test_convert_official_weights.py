@@ -266,8 +266,8 @@ def photo_to_evaluate(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     Image.fromarray(noise).save(folder / "000001.png")
     box, landmarks = np.array([5, 5, 60, 90], np.float32), np.full((8, 3), 2, np.float32)
-    skirt = Garment(1, 8, box, landmarks, [], 0, 1, 1, 1, 2)
-    photos = [Photo("000001.png", 1, 64, 96, "shop", 1, [skirt])]
+    skirt = Garment(8, box, landmarks)
+    photos = [Photo("000001.png", 1, 64, 96, [skirt])]
     annotations = CompactAnnotations.from_photos(photos, DEEPFASHION2)
     annotations.save(tmp_path / "synthfashion" / "annotations" / "validation.npz")
 

@@ -1,7 +1,15 @@
 """From photos and annotations to what the model takes."""
 
 from kgdet_d2.data.compact import CompactAnnotations
+from kgdet_d2.data.dataset import FashionDataset, training_dataset
 from kgdet_d2.data.mapper import FashionDatasetMapper
 from kgdet_d2.data.register import register_all, register_fashion
 
-__all__ = ["CompactAnnotations", "FashionDatasetMapper", "register_all", "register_fashion"]
+__all__ = [
+    "CompactAnnotations",
+    "FashionDataset",
+    "FashionDatasetMapper",
+    "register_all",
+    "register_fashion",
+    "training_dataset",
+]

@@ -4,24 +4,21 @@ Ragged data is stored flat with offsets: the garments of image i are rows ``garm
 ``garment_offsets[i + 1]`` of the garment columns, and so on down to the vertices of a polygon.
 """
 
-import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import compress, pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, get_origin, get_type_hints
 
 import numpy as np
-from detectron2.structures import BoxMode
 
 from kgdet_d2.files import whole_file
 from kgdet_d2.schema import KeypointSchema
 
-FORMAT_VERSION = 1
-logger = logging.getLogger(__name__)
+FORMAT_VERSION = 2
+_ATTRIBUTES = ("photo_attributes", "garment_attributes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,37 +26,35 @@ class Garment:
     """One garment of one photo; coordinates in pixels of the photo.
 
     Attributes:
-        item: the number of the native item ("item1" -> 1).
         category_id: class index, 0-based.
         box: float32 (4,), x1 y1 x2 y2.
         landmarks: float32 (K_c, 3), x y v of the class's own landmarks.
         polygons: float32 (V, 2) each.
-        style, scale, occlusion, zoom_in, viewpoint: the native values.
+        attributes: what else the dataset says of a garment (DeepFashion2: item, style, scale, occlusion,
+            zoom_in, viewpoint), the same names for each of its garments.
     """
 
-    item: int
     category_id: int
     box: np.ndarray
     landmarks: np.ndarray
-    polygons: Sequence[np.ndarray]
-    style: int
-    scale: int
-    occlusion: int
-    zoom_in: int
-    viewpoint: int
+    polygons: Sequence[np.ndarray] = ()
+    attributes: Mapping[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """One photo; ``file_name`` is relative to the split's image folder, width and height are in pixels."""
+    """One photo; ``file_name`` is relative to the split's image folder, width and height are in pixels.
+
+    ``attributes`` is what else the dataset says of a photo (DeepFashion2: source, pair_id), the same names
+    for each of its photos.
+    """
 
     file_name: str
     image_id: int
     width: int
     height: int
-    source: str
-    pair_id: int
     garments: Sequence[Garment]
+    attributes: Mapping[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,8 @@ class CompactAnnotations:
     """The annotations of one split of N photos, G garments, L landmarks, P polygons, V vertices.
 
     Columns are numpy arrays, a row for each photo, garment, landmark, polygon or vertex as declared;
-    offsets have one row more. Contents as in :class:`Photo` and :class:`Garment`.
+    offsets have one row more. Contents as in :class:`Photo` and :class:`Garment`; an attribute is a column of
+    integers or strings.
 
     Raises:
         ValueError: when a column's type or shape, or an offset, a class or a landmark count is wrong.
@@ -89,24 +85,19 @@ class CompactAnnotations:
     image_id: Annotated[np.ndarray, _Column("photo", np.int64)]
     width: Annotated[np.ndarray, _Column("photo", np.int32)]
     height: Annotated[np.ndarray, _Column("photo", np.int32)]
-    source: Annotated[np.ndarray, _Column("photo", np.str_)]
-    pair_id: Annotated[np.ndarray, _Column("photo", np.int64)]
     garment_offsets: Annotated[np.ndarray, _Column("photo", np.int64, counts="garment")]
 
-    item: Annotated[np.ndarray, _Column("garment", np.int32)]
     category_id: Annotated[np.ndarray, _Column("garment", np.int32)]
     box: Annotated[np.ndarray, _Column("garment", np.float32, (4,))]
-    style: Annotated[np.ndarray, _Column("garment", np.int32)]
-    scale: Annotated[np.ndarray, _Column("garment", np.int32)]
-    occlusion: Annotated[np.ndarray, _Column("garment", np.int32)]
-    zoom_in: Annotated[np.ndarray, _Column("garment", np.int32)]
-    viewpoint: Annotated[np.ndarray, _Column("garment", np.int32)]
     landmark_offsets: Annotated[np.ndarray, _Column("garment", np.int64, counts="landmark")]
     polygon_offsets: Annotated[np.ndarray, _Column("garment", np.int64, counts="polygon")]
 
     landmarks: Annotated[np.ndarray, _Column("landmark", np.float32, (3,))]
     vertex_offsets: Annotated[np.ndarray, _Column("polygon", np.int64, counts="vertex")]
     vertices: Annotated[np.ndarray, _Column("vertex", np.float32, (2,))]
+
+    photo_attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    garment_attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = {"photo": len(self.file_name)}
@@ -122,7 +113,15 @@ class CompactAnnotations:
             kind = column.dtype.__name__
             _require(np.issubdtype(array.dtype, column.dtype), f"{name}: expected {kind}, got {array.dtype}")
         _require(len(np.unique(self.image_id)) == len(self), "image_id: a number occurs twice")
+        self._check_attributes(self.photo_attributes, sizes["photo"])
+        self._check_attributes(self.garment_attributes, sizes["garment"])
         self._check_classes()
+
+    @staticmethod
+    def _check_attributes(attributes: Mapping[str, np.ndarray], rows: int) -> None:
+        for name, array in attributes.items():
+            _require(array.shape == (rows,), f"{name}: expected shape {(rows,)}, got {array.shape}")
+            _require(array.dtype.kind in "iuU", f"{name}: expected integers or strings, got {array.dtype}")
 
     def _check_classes(self) -> None:
         last = self.schema.num_classes - 1
@@ -155,11 +154,19 @@ class CompactAnnotations:
             column = _COLUMNS[name]
             values = np.array([getattr(row, name) for row in rows[column.rows]], column.dtype)
             plain[name] = values.reshape(-1, *column.shape)
-        return cls(schema=schema, **plain, **ragged)
+        return cls(
+            schema=schema,
+            photo_attributes=_attribute_columns(photos),
+            garment_attributes=_attribute_columns(garments),
+            **plain,
+            **ragged,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all; its folder is made where it is missing."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
+        for kind in _ATTRIBUTES:
+            columns |= {f"{kind}.{name}": array for name, array in getattr(self, kind).items()}
         with whole_file(path) as file:
             np.savez_compressed(file, format_version=FORMAT_VERSION, schema=self.schema.name, **columns)
 
@@ -184,57 +191,10 @@ class CompactAnnotations:
             with np.load(path, allow_pickle=False) as archive:
                 _require_equal("format_version", FORMAT_VERSION, archive["format_version"].item())
                 _require_equal("schema", schema.name, archive["schema"].item())
-                return cls(schema=schema, **{name: archive[name] for name in _COLUMNS})
+                columns = {name: archive[name] for name in _COLUMNS}
+                return cls(schema=schema, **columns, **{kind: _stored(archive, kind) for kind in _ATTRIBUTES})
         except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: not a usable annotation file: {error}.{hint}") from error
-
-    def dataset_dicts(self, image_root: str | Path) -> list[dict]:
-        """Detectron2's dataset dicts, one a photo, with class-local ``keypoints``.
-
-        ``keypoints`` (3 K_c,) and the polygons of ``segmentation`` (2 V,) are flat float32 views of this
-        object's columns, which spares a Python float for each coordinate. Garments whose box has no area
-        are left out, with a warning.
-        """
-        garments = self._annotations()
-        has_area = (self.box[:, 2:] > self.box[:, :2]).all(axis=1)
-        if not has_area.all():
-            logger.warning("%s: left out %d garments whose box has no area", image_root, (~has_area).sum())
-        names = ("image_id", "height", "width", "source", "pair_id")
-        values = zip(*(getattr(self, name).tolist() for name in names), strict=True)
-        return [
-            {
-                "file_name": os.path.join(image_root, file_name),
-                **dict(zip(names, row, strict=True)),
-                "annotations": list(compress(garments[start:end], has_area[start:end])),
-            }
-            for file_name, row, (start, end) in zip(
-                self.file_name.tolist(), values, pairwise(self.garment_offsets.tolist()), strict=True
-            )
-        ]
-
-    def _annotations(self) -> list[dict]:
-        """One dict a garment."""
-        landmarks, vertices = self.landmarks.reshape(-1), self.vertices.reshape(-1)
-        polygons = [vertices[start:end] for start, end in pairwise((2 * self.vertex_offsets).tolist())]
-        names = ("category_id", "style", "scale", "occlusion", "zoom_in", "viewpoint")
-        values = zip(*(getattr(self, name).tolist() for name in names), strict=True)
-        return [
-            {
-                "bbox": box,
-                "bbox_mode": BoxMode.XYXY_ABS,
-                **dict(zip(names, row, strict=True)),
-                "keypoints": landmarks[3 * landmark_start : 3 * landmark_end],
-                "segmentation": polygons[polygon_start:polygon_end],
-                "iscrowd": 0,
-            }
-            for box, row, (landmark_start, landmark_end), (polygon_start, polygon_end) in zip(
-                self.box.tolist(),
-                values,
-                pairwise(self.landmark_offsets.tolist()),
-                pairwise(self.polygon_offsets.tolist()),
-                strict=True,
-            )
-        ]
 
 
 _COLUMNS: dict[str, _Column] = {
@@ -251,6 +211,18 @@ def _require(condition: bool, message: str) -> None:
 
 def _require_equal(name: str, expected: object, found: object) -> None:
     _require(found == expected, f"{name}: expected {expected!r}, got {found!r}")
+
+
+def _stored(archive: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    """The attributes of a kind, by name."""
+    return {name.removeprefix(f"{kind}."): archive[name] for name in archive if name.startswith(f"{kind}.")}
+
+
+def _attribute_columns(rows: Sequence[Photo] | Sequence[Garment]) -> dict[str, np.ndarray]:
+    names = rows[0].attributes.keys() if rows else ()
+    for row in rows:
+        _require(row.attributes.keys() == names, f"attributes: expected {[*names]}, got {[*row.attributes]}")
+    return {name: np.array([row.attributes[name] for row in rows]) for name in names}
 
 
 def _cumulated(lengths: Iterable[int]) -> np.ndarray:

@@ -98,7 +98,8 @@ def read_photo(annotation_file: Path) -> tuple[Photo | None, list[Problem]]:
         except ValueError as error:
             reasons = [str(error)]
         problems.extend(Problem(annotation_file, key, reason) for reason in reasons)
-    return Photo(image_file.name, image_id, width, height, source, pair_id, garments), problems
+    attributes = {"source": source, "pair_id": pair_id}
+    return Photo(image_file.name, image_id, width, height, garments, attributes), problems
 
 
 def oriented_size(image_file: Path) -> tuple[int, int]:
@@ -129,9 +130,9 @@ def _read_garment(key: str, content: dict) -> tuple[Garment, list[str]]:
         raise ValueError(
             f"landmarks: expected visibility 0, 1 or 2, got {np.unique(landmarks[:, 2]).tolist()}"
         )
-    attributes = {name: _field(content, name, int) for name in _ATTRIBUTES}
+    attributes = {"item": item} | {name: _field(content, name, int) for name in _ATTRIBUTES}
     polygons, reasons = _read_polygons(_field(content, "segmentation", list))
-    return Garment(item, category_id, box, landmarks, polygons, **attributes), reasons
+    return Garment(category_id, box, landmarks, polygons, attributes), reasons
 
 
 def _read_class(content: dict) -> int:

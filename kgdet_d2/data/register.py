@@ -5,6 +5,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from kgdet_d2.data.compact import CompactAnnotations
+from kgdet_d2.data.dataset import FashionDataset
 from kgdet_d2.schema import DEEPFASHION2, KeypointSchema
 
 _SPLITS = {"train": "train", "val": "validation"}  # in the dataset's name -> in the tree
@@ -25,7 +26,7 @@ def register_fashion(
 ) -> None:
     """Register a dataset of photos and a compact annotation file.
 
-    ``DatasetCatalog.get(name)`` gives Detectron2's dicts with the class's own landmarks; the metadata holds
+    ``DatasetCatalog.get(name)`` gives a :class:`FashionDataset`; the metadata holds
     ``thing_classes``, ``keypoint_schema`` and, over the schema's global slots, ``keypoint_names`` and
     ``keypoint_flip_map``.
 
@@ -37,8 +38,8 @@ def register_fashion(
         made_by: the command that makes it, for the error when it is missing.
     """
 
-    def load() -> list[dict]:
-        return CompactAnnotations.load(annotation_file, schema, made_by=made_by).dataset_dicts(image_root)
+    def load() -> FashionDataset:
+        return FashionDataset(CompactAnnotations.load(annotation_file, schema, made_by=made_by), image_root)
 
     DatasetCatalog.register(name, load)
     names, partners = schema.slot_names, schema.flip_map.tolist()

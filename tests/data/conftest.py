@@ -22,16 +22,13 @@ def make_garment() -> Callable[..., Garment]:
     def make(category_id: int, **replaced) -> Garment:
         count = DEEPFASHION2.num_landmarks(category_id)
         points = rng.integers(1, (WIDTH, HEIGHT), (count, 2))
+        names = ("item", "style", "scale", "occlusion", "zoom_in", "viewpoint")
         values = {
-            "item": int(rng.integers(1, 4)),
             "category_id": category_id,
             "box": np.array([3, 5, 60, 40], dtype=np.float32),
             "landmarks": np.c_[points, rng.integers(1, 3, count)].astype(np.float32),
             "polygons": [rng.uniform(0, 40, (n, 2)).astype(np.float32) for n in rng.integers(3, 9, 2)],
-            **{
-                name: int(rng.integers(0, 5))
-                for name in ("style", "scale", "occlusion", "zoom_in", "viewpoint")
-            },
+            "attributes": {name: int(rng.integers(1, 4)) for name in names},
         }
         return Garment(**{**values, **replaced})
 
@@ -48,11 +45,10 @@ def photos(make_garment) -> list[Photo]:
         [make_garment(4, landmarks=absent)],
         [make_garment(8, polygons=[])],
     ]
+    attributes = [{"source": source, "pair_id": 7} for source in ("user", "shop", "user", "")]
     return [
-        Photo(f"{number:06d}.png", number, WIDTH, HEIGHT, source, 7 * number, garments)
-        for number, (source, garments) in enumerate(
-            zip(["user", "shop", "user", ""], garments, strict=True), 1
-        )
+        Photo(f"{number:06d}.png", number, WIDTH, HEIGHT, *contents)
+        for number, contents in enumerate(zip(garments, attributes, strict=True), 1)
     ]
 
 

@@ -2,12 +2,12 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from detectron2.structures import BoxMode
 
 from kgdet_d2.data.compact import CompactAnnotations, Photo
 from kgdet_d2.schema import DEEPFASHION2, FLD
 
-COLUMNS = [field.name for field in fields(CompactAnnotations) if field.name != "schema"]
+ATTRIBUTES = ("photo_attributes", "garment_attributes")
+COLUMNS = [field.name for field in fields(CompactAnnotations) if field.name not in ("schema", *ATTRIBUTES)]
 
 
 @pytest.fixture
@@ -22,40 +22,26 @@ def test_a_saved_file_loads_exactly(annotations, file):
     for name in COLUMNS:
         column, expected = getattr(loaded, name), getattr(annotations, name)
         assert column.dtype == expected.dtype and np.array_equal(column, expected), name
+    for kind in ATTRIBUTES:
+        columns, expected = getattr(loaded, kind), getattr(annotations, kind)
+        assert {name: array.tolist() for name, array in columns.items()} == {
+            name: array.tolist() for name, array in expected.items()
+        }
+    assert loaded.photo_attributes["source"].tolist() == ["user", "shop", "user", ""]
     assert [path.name for path in file.parent.iterdir()] == ["train.npz"]
 
 
 def test_nothing_at_all_can_be_saved_and_loaded(tmp_path):
     CompactAnnotations.from_photos([], DEEPFASHION2).save(tmp_path / "empty.npz")
-    assert CompactAnnotations.load(tmp_path / "empty.npz", DEEPFASHION2).dataset_dicts("image") == []
+    assert len(CompactAnnotations.load(tmp_path / "empty.npz", DEEPFASHION2)) == 0
 
 
-def test_dataset_dicts_are_the_photos(photos, file):
-    dicts = CompactAnnotations.load(file, DEEPFASHION2).dataset_dicts("some/image")
-    for record, photo in zip(dicts, photos, strict=True):
-        assert record["file_name"] == f"some/image/{photo.file_name}"
-        for name in ("image_id", "height", "width", "source", "pair_id"):
-            assert record[name] == getattr(photo, name) and type(record[name]) in (int, str)
-        for annotation, garment in zip(record["annotations"], photo.garments, strict=True):
-            assert annotation["bbox"] == garment.box.tolist()
-            assert annotation["bbox_mode"] == BoxMode.XYXY_ABS and annotation["iscrowd"] == 0
-            assert list(annotation["keypoints"]) == garment.landmarks.ravel().tolist()
-            polygons = [polygon.ravel().tolist() for polygon in garment.polygons]
-            assert [list(polygon) for polygon in annotation["segmentation"]] == polygons
-            for name in ("category_id", "style", "scale", "occlusion", "zoom_in", "viewpoint"):
-                assert annotation[name] == getattr(garment, name) and type(annotation[name]) is int
-
-
-def test_boxes_without_area_are_left_out_with_a_warning(make_garment, caplog):
-    garments = [
-        make_garment(8),
-        make_garment(6, box=np.array([3, 5, 3, 40], dtype=np.float32)),
-        make_garment(7),
-    ]
-    photo = Photo("1.jpg", 1, 64, 48, "shop", 0, garments)
-    (record,) = CompactAnnotations.from_photos([photo], DEEPFASHION2).dataset_dicts("images")
-    assert [annotation["category_id"] for annotation in record["annotations"]] == [8, 7]
-    assert "images: left out 1 garments whose box has no area" in caplog.text
+def test_attributes_are_optional_but_the_same_for_all(photos, make_garment):
+    bare = [Photo("1.jpg", 1, 64, 48, [make_garment(8, attributes={})])]
+    annotations = CompactAnnotations.from_photos(bare, DEEPFASHION2)
+    assert annotations.photo_attributes == annotations.garment_attributes == {}
+    with pytest.raises(ValueError, match=r"attributes: expected \['source', 'pair_id'\], got \[\]"):
+        CompactAnnotations.from_photos([*photos, *bare], DEEPFASHION2)
 
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
@@ -69,8 +55,8 @@ def test_another_schema_is_refused(file):
 
 
 def test_another_version_is_refused(file):
-    _rewrite(file, format_version=2)
-    with pytest.raises(ValueError, match=r"train\.npz.*format_version: expected 1, got 2"):
+    _rewrite(file, format_version=1)
+    with pytest.raises(ValueError, match=r"train\.npz.*format_version: expected 2, got 1"):
         CompactAnnotations.load(file, DEEPFASHION2)
 
 
@@ -98,7 +84,7 @@ def test_a_missing_column_is_named(file, name):
 
 
 def test_pickled_columns_are_not_unpickled(file):
-    _rewrite(file, source=np.array(["user", None], dtype=object))
+    _rewrite(file, **{"photo_attributes.source": np.array(["user", None], dtype=object)})
     with pytest.raises(ValueError, match=r"train\.npz.*allow_pickle"):
         CompactAnnotations.load(file, DEEPFASHION2)
 
@@ -107,6 +93,15 @@ def test_pickled_columns_are_not_unpickled(file):
 def test_columns_of_another_length_are_refused(annotations, name):
     with pytest.raises(ValueError, match="expected"):
         replace(annotations, **{name: getattr(annotations, name)[:-1]})
+
+
+@pytest.mark.parametrize("kind", ATTRIBUTES)
+def test_attributes_of_another_length_or_kind_are_refused(annotations, kind):
+    name, column = next(iter(getattr(annotations, kind).items()))
+    with pytest.raises(ValueError, match=rf"{name}: expected shape"):
+        replace(annotations, **{kind: {name: column[:-1]}})
+    with pytest.raises(ValueError, match=r"mine: expected integers or strings, got float64"):
+        replace(annotations, **{kind: {"mine": np.zeros(len(column))}})
 
 
 def test_contradictory_columns_are_refused(annotations):

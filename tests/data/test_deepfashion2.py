@@ -8,6 +8,7 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from kgdet_d2.data.compact import CompactAnnotations
+from kgdet_d2.data.dataset import FashionDataset
 from kgdet_d2.data.deepfashion2 import oriented_size, read_split
 from kgdet_d2.schema import DEEPFASHION2
 
@@ -51,7 +52,7 @@ def test_the_sample_agrees_with_the_usual_conversion():
     annotations, problems = read_split(SAMPLE / "validation")
     assert problems == []
     official = json.loads((SAMPLE / "official_coco_style.json").read_text())
-    records = {Path(record["file_name"]).name: record for record in annotations.dataset_dicts("")}
+    records = {Path(record["file_name"]).name: record for record in FashionDataset(annotations, "")}
     assert len(records) == len(official["images"]) == 24
     compared = 0
     for image in official["images"]:
@@ -82,12 +83,17 @@ def test_every_native_value_is_kept(native_tree, native_item):
     assert problems == []
     assert annotations.file_name.tolist() == ["000001.jpg", "000002.jpg", "000010.jpg"]
     assert annotations.image_id.tolist() == [1, 2, 10]
-    assert set(annotations.source) == {"shop"} and set(annotations.pair_id) == {5}
+    assert set(annotations.photo_attributes["source"]) == {"shop"} and set(
+        annotations.photo_attributes["pair_id"]
+    ) == {5}
     assert set(annotations.width) == {64} and set(annotations.height) == {48}
-    assert annotations.item.tolist() == [1, 2] * 3 and annotations.style.tolist() == [1, 0] * 3
+    assert (
+        annotations.garment_attributes["item"].tolist() == [1, 2] * 3
+        and annotations.garment_attributes["style"].tolist() == [1, 0] * 3
+    )
     for name in ("scale", "occlusion", "zoom_in", "viewpoint"):
-        assert set(getattr(annotations, name)) == {native_item[name]}
-    for annotation in annotations.dataset_dicts("")[1]["annotations"]:
+        assert set(annotations.garment_attributes[name]) == {native_item[name]}
+    for annotation in FashionDataset(annotations, "")[1]["annotations"]:
         assert annotation["category_id"] == 8
         assert annotation["bbox"] == native_item["bounding_box"]
         assert annotation["keypoints"].tolist() == native_item["landmarks"]
@@ -97,7 +103,7 @@ def test_every_native_value_is_kept(native_tree, native_item):
 def test_items_come_in_the_order_of_their_numbers(native_tree, native_item, edit):
     edit(item10=native_item, item3=native_item)
     annotations, _ = read_split(native_tree / "validation")
-    assert annotations.item.tolist() == [1, 2, 1, 2, 3, 10, 1, 2]
+    assert annotations.garment_attributes["item"].tolist() == [1, 2, 1, 2, 3, 10, 1, 2]
 
 
 def test_a_photo_without_garments_is_kept(native_tree, edit):
@@ -111,7 +117,7 @@ def test_more_workers_read_the_same(native_tree, edit):
     one, problems = read_split(native_tree / "validation")
     two, same_problems = read_split(native_tree / "validation", workers=2)
     assert problems == same_problems and len(problems) == 1
-    assert str(one.dataset_dicts("")) == str(two.dataset_dicts(""))
+    assert list(map(str, FashionDataset(one, ""))) == list(map(str, FashionDataset(two, "")))
 
 
 @pytest.mark.parametrize("orientation", [None, *range(10)])
@@ -162,7 +168,7 @@ def test_a_garment_that_cannot_be_used_is_left_out_alone(native_tree, edit, fiel
     edit("item1", **fields)
     annotations, (problem,) = read_split(native_tree / "validation")
     assert np.diff(annotations.garment_offsets).tolist() == [2, 1, 2]
-    assert annotations.item.tolist() == [1, 2, 2, 1, 2]
+    assert annotations.garment_attributes["item"].tolist() == [1, 2, 2, 1, 2]
     assert (problem.path.name, problem.item) == ("000002.json", "item1")
     assert problem.reason.startswith(reason)
     with pytest.raises(ValueError) as error:
@@ -210,7 +216,7 @@ def test_a_file_that_cannot_be_used_leaves_its_photo_out(native_tree, file, cont
     path = native_tree / "validation" / file
     path.unlink() if content is None else path.write_bytes(content)
     annotations, (problem,) = read_split(native_tree / "validation")
-    assert annotations.image_id.tolist() == [1, 10] and len(annotations.item) == 4
+    assert annotations.image_id.tolist() == [1, 10] and len(annotations.category_id) == 4
     assert (problem.path.name, problem.item) == ("000002.json", "") and reason in problem.reason
     with pytest.raises(ValueError, match=r"000002\.json"):
         read_split(native_tree / "validation", strict=True)
@@ -259,7 +265,7 @@ def test_strict_writes_nothing(main, native_tree, edit, tmp_path, capsys):
 def test_the_script_reads_the_sample_and_writes_elsewhere(main, tmp_path):
     assert main(["--root", str(SAMPLE), "--output", str(tmp_path)]) == 0
     annotations = CompactAnnotations.load(tmp_path / "validation.npz", DEEPFASHION2)
-    assert (len(annotations), len(annotations.item)) == (24, 42)
+    assert (len(annotations), len(annotations.category_id)) == (24, 42)
     assert (tmp_path / "validation_report.txt").read_text() == ""
 
 

@@ -1,5 +1,5 @@
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from kgdet_d2.data import register_all, register_fashion
 from kgdet_d2.schema import DEEPFASHION2
@@ -70,14 +70,3 @@ def test_a_missing_annotation_file_is_an_error_when_asked_for(tmp_path, name, co
         DatasetCatalog.get(name)
     assert MetadataCatalog.get(name).annotation_file in str(error.value)
     assert command.format(root=tmp_path) in str(error.value)
-
-
-def test_detectron2_filters_and_counts_the_dicts(annotations, image_root, tmp_path):
-    annotations.save(tmp_path / "mine.npz")
-    register_fashion("mine", DEEPFASHION2, image_root, tmp_path / "mine.npz")
-    numbers = [record["image_id"] for record in get_detection_dataset_dicts("mine")]
-    assert numbers == [1, 3, 4]  # photo 2 has no garment
-    numbers = [record["image_id"] for record in get_detection_dataset_dicts("mine", min_keypoints=1)]
-    assert numbers == [1, 4]  # photo 3 has no landmark
-    numbers = [record["image_id"] for record in get_detection_dataset_dicts("mine", filter_empty=False)]
-    assert numbers == [1, 2, 3, 4]
