@@ -2,18 +2,25 @@
 
     python datasets/prepare_deepfashion2.py --root datasets/deepfashion2
 
-For each split it writes ``<split>.npz`` and ``<split>_report.txt``, a line for everything that was left out.
+For each split it writes ``<split>.npz`` and ``<split>_report.tsv``, a line for everything that was left out.
+With --official-coco it also writes what the official evaluation reads, 294 landmarks a garment, twice:
+``<split>_coco_all.json``, and ``<split>_coco_visible.json`` where occluded landmarks are not labelled.
 """
 
 import argparse
 import os
 import sys
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 from kgdet_d2.data.deepfashion2 import read_split
-from kgdet_d2.files import whole_file
+from kgdet_d2.data.native import write_split
+from kgdet_d2.data.official_coco import write_official_coco
+from kgdet_d2.data.reading import default_workers
 
 _KNOWN_SPLITS = ("train", "validation")
+_INTERRUPTED = 130  # the exit status of a command ended by Ctrl-C
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -26,11 +33,24 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--splits", nargs="+", metavar="SPLIT", help="default: train and validation where they are"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: <root>/annotations")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default: %(default)s")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=default_workers(),
+        metavar="N",
+        help="processes; default: one for each core, here %(default)s",
+    )
+    parser.add_argument("--no-segmentation", action="store_true", help="leave the polygons out")
+    parser.add_argument(
+        "--official-coco", action="store_true", help="also write the official evaluation's two files"
+    )
     parser.add_argument(
         "--strict", action="store_true", help="stop at a split's first problem and write nothing of it"
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.workers < 1:
+        parser.error(f"--workers: expected 1 or more, got {arguments.workers}")
+    return arguments
 
 
 def find_splits(root: Path, named: list[str] | None) -> list[str]:
@@ -46,29 +66,37 @@ def find_splits(root: Path, named: list[str] | None) -> list[str]:
     return splits
 
 
-def prepare(folder: Path, output: Path, *, workers: int, strict: bool) -> None:
-    annotations, problems = read_split(folder, workers=workers, strict=strict)
-    file, report = output / f"{folder.name}.npz", output / f"{folder.name}_report.txt"
-    annotations.save(file)
-    with whole_file(report) as stream:
-        stream.write("".join(f"{problem}\n" for problem in problems).encode())
-    print(f"{file}: {len(annotations)} photos, {len(annotations.category_id)} garments")
-    if problems:
-        print(
-            f"{folder}: {len(problems)} problems, what they concern was left out: see {report}",
-            file=sys.stderr,
+def prepare(split: str, arguments: argparse.Namespace) -> None:
+    annotations, problems = read_split(
+        arguments.root / split,
+        segmentation=not arguments.no_segmentation,
+        workers=arguments.workers,
+        strict=arguments.strict,
+    )
+    modes = {"visible": True, "all": False} if arguments.official_coco else {}
+    official = {
+        f"{split}_coco_{mode}.json": partial(
+            write_official_coco,
+            annotations=annotations,
+            visible_only=visible_only,
+            description=f"{split}_coco_{mode}.json",
         )
+        for mode, visible_only in modes.items()
+    }
+    write_split(arguments.output or arguments.root / "annotations", split, annotations, problems, official)
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    output = arguments.output or arguments.root / "annotations"
     try:
         for split in find_splits(arguments.root, arguments.splits):
-            prepare(arguments.root / split, output, workers=arguments.workers, strict=arguments.strict)
-    except (OSError, ValueError) as error:
+            prepare(split, arguments)
+    except (OSError, ValueError, BrokenProcessPool) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing of this split was written", file=sys.stderr)
+        return _INTERRUPTED
     return 0
 
 

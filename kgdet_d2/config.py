@@ -1,12 +1,18 @@
 """Config keys that KGDet adds to Detectron2's, and the check that they fit together."""
 
+import logging
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
 from kgdet_d2.modeling.head import AGGREGATIONS
 from kgdet_d2.modeling.losses import KEYPOINT_WEIGHTINGS
+
+logger = logging.getLogger(__name__)
+_FLIPS = ("horizontal", "vertical", "none")
+_CROP_TYPES = ("relative_range", "relative", "absolute", "absolute_range")
 
 
 def add_kgdet_config(cfg: CfgNode) -> None:
@@ -15,6 +21,7 @@ def add_kgdet_config(cfg: CfgNode) -> None:
     _add_head_keys(cfg)
     _add_loss_keys(cfg)
     _add_flip_fusion_keys(cfg)
+    _add_input_keys(cfg)
     # "SGD" (the paper's) or "ADAMW", with SOLVER's learning rates, weight decays and schedule.
     cfg.SOLVER.OPTIMIZER = "SGD"
 
@@ -99,6 +106,19 @@ def _add_flip_fusion_keys(cfg: CfgNode) -> None:
     flip.PERMUTATION = "corrected"
 
 
+def _add_input_keys(cfg: CfgNode) -> None:
+    # Training only. Large-scale jitter by a factor from (min, max), for instance (0.1, 2.0): the photo is
+    # fitted into a square of factor x MAX_SIZE_TRAIN pixels, and of what is larger than MAX_SIZE_TRAIN a
+    # random part is cropped. It takes the place of MIN_SIZE_TRAIN. () is off.
+    cfg.INPUT.SCALE_JITTER = ()
+    # Training only, with FORMAT "RGB". Largest change x, 0..1, of each: its factor is drawn from 1 - x to
+    # 1 + x. 0 is off.
+    cfg.INPUT.COLOR = CfgNode()
+    cfg.INPUT.COLOR.BRIGHTNESS = 0.0
+    cfg.INPUT.COLOR.CONTRAST = 0.0
+    cfg.INPUT.COLOR.SATURATION = 0.0
+
+
 def load_config(config_file: str, opts: list[str]) -> CfgNode:
     """The checked and frozen config of a yaml file and KEY VALUE overrides.
 
@@ -139,12 +159,14 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         ValueError: lists every contradiction found, by key, with what was expected and what was found.
     """
-    problems = [*_solver_problems(cfg)]
+    problems = [*_solver_problems(cfg), *_input_problems(cfg)]
     if cfg.MODEL.META_ARCHITECTURE == "KGDet":
         problems += [*_head_problems(cfg), *_aggregation_problems(cfg)]
         problems += [*_loss_problems(cfg), *_landmark_problems(cfg), *_flip_fusion_problems(cfg)]
     if problems:
         raise ValueError("config: " + "; ".join(problems))
+    if cfg.INPUT.SCALE_JITTER:
+        logger.warning("INPUT.MIN_SIZE_TRAIN has no effect: INPUT.SCALE_JITTER takes its place")
 
 
 def _solver_problems(cfg: CfgNode):
@@ -153,6 +175,36 @@ def _solver_problems(cfg: CfgNode):
         yield f"SOLVER.STEPS: expected steps below SOLVER.MAX_ITER = {cfg.SOLVER.MAX_ITER}, got {late}"
     if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
         yield f"SOLVER.OPTIMIZER: expected 'SGD' or 'ADAMW', got {cfg.SOLVER.OPTIMIZER!r}"
+
+
+def _input_problems(cfg: CfgNode):
+    jitter, color, crop = cfg.INPUT.SCALE_JITTER, cfg.INPUT.COLOR, cfg.INPUT.CROP
+    if jitter and not (len(jitter) == 2 and 0 < jitter[0] <= jitter[1]):
+        yield f"INPUT.SCALE_JITTER: expected () or two rising factors above 0, got {jitter}"
+    for key, change in color.items():
+        if not 0 <= change <= 1:
+            yield f"INPUT.COLOR.{key}: expected 0..1, got {change}"
+    if any(color.values()) and cfg.INPUT.FORMAT != "RGB":
+        yield f"INPUT.FORMAT: expected 'RGB', which INPUT.COLOR needs, got {cfg.INPUT.FORMAT!r}"
+    if cfg.INPUT.RANDOM_FLIP not in _FLIPS:
+        yield f"INPUT.RANDOM_FLIP: expected {_any_of(_FLIPS)}, got {cfg.INPUT.RANDOM_FLIP!r}"
+    if crop.ENABLED:
+        yield from _crop_problems(crop)
+    if cfg.MODEL.MASK_ON and (crop.ENABLED or jitter) and find_spec("shapely") is None:
+        yield "MODEL.MASK_ON: polygons are cropped by shapely, which is missing: pip install shapely"
+
+
+def _crop_problems(crop: CfgNode):
+    if crop.TYPE not in _CROP_TYPES:
+        yield f"INPUT.CROP.TYPE: expected {_any_of(_CROP_TYPES)}, got {crop.TYPE!r}"
+        return
+    relative = crop.TYPE.startswith("relative")
+    fits = [0 < side <= 1 if relative else isinstance(side, int) and side >= 1 for side in crop.SIZE]
+    rising = crop.TYPE != "absolute_range" or list(crop.SIZE) == sorted(crop.SIZE)
+    if fits != [True, True] or not rising:
+        expected = "two shares above 0 and up to 1" if relative else "two whole numbers of pixels"
+        expected += ", (min, max)" if crop.TYPE == "absolute_range" else ", (height, width)"
+        yield f"INPUT.CROP.SIZE: expected {expected}, with TYPE {crop.TYPE!r}, got {crop.SIZE}"
 
 
 def _head_problems(cfg: CfgNode):
@@ -214,7 +266,7 @@ def _any_of(names: Iterable[str]) -> str:
 
 def _landmark_problems(cfg: CfgNode):
     if not cfg.MODEL.KEYPOINT_ON:
-        yield "MODEL.KEYPOINT_ON: expected True, since KGDet learns from landmarks, got False"
+        yield "MODEL.KEYPOINT_ON: expected True, since the model learns from landmarks, got False"
     least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
     if least:
         yield (

@@ -1,7 +1,8 @@
 """Files that are written whole or not at all."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -19,3 +20,16 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json_array(file: BinaryIO, items: Iterable[object]) -> None:
+    """Write items as one JSON array, an item a line; one item at a time is held as text.
+
+    Raises:
+        ValueError: a number that is not finite, for which JSON has no word.
+    """
+    file.write(b"[")
+    for number, item in enumerate(items):
+        file.write(b",\n" if number else b"\n")
+        file.write(json.dumps(item, allow_nan=False).encode())
+    file.write(b"\n]\n")

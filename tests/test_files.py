@@ -1,6 +1,10 @@
+import io
+import json
+import math
+
 import pytest
 
-from kgdet_d2.files import whole_file
+from kgdet_d2.files import whole_file, write_json_array
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
@@ -17,3 +21,26 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
         file.write(b"half of it")
         raise OSError("disk full")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("items", [[], [{"score": 0.1}], [{"a": [1, 2.5]}, {"a": None}, "text"]])
+def test_json_array_round_trip(items):
+    file = io.BytesIO()
+    write_json_array(file, iter(items))
+    assert json.loads(file.getvalue()) == items
+
+
+def test_json_array_takes_its_items_one_by_one():
+    file = io.BytesIO()
+
+    def items():
+        for number in range(3):
+            assert len(file.getvalue().splitlines()) == max(1, number + 1)
+            yield number
+
+    write_json_array(file, items())
+
+
+def test_json_array_refuses_numbers_that_json_lacks():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json_array(io.BytesIO(), [{"score": math.nan}])

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
 from detectron2.data.build import filter_images_with_only_crowd_annotations, print_instances_class_histogram
 from detectron2.structures import BoxMode
 from torch.utils.data import ConcatDataset, Dataset, Subset
@@ -103,15 +103,19 @@ def training_dataset(names: Sequence[str], *, filter_empty: bool) -> Dataset:
                 f"dataset {name!r}: expected the classes of {names[0]!r}, {class_names}, got {found}"
             )
         print_instances_class_histogram(_class_counts(dataset), class_names)
-    joined = ConcatDataset([_with_garments(dataset) for dataset in datasets] if filter_empty else datasets)
+    joined = ConcatDataset([_photos(dataset, filter_empty) for dataset in datasets])
     if not len(joined):
         raise ValueError(f"{', '.join(names)}: expected photos with garments to train on, found none")
     return joined
 
 
-def _with_garments(dataset: FashionDataset | list[dict]) -> Dataset | list[dict]:
+def _photos(dataset: FashionDataset | list[dict], filter_empty: bool) -> Dataset:
+    """Those to train on, in a form that worker processes share."""
     if not isinstance(dataset, FashionDataset):
-        return filter_images_with_only_crowd_annotations(dataset)
+        dicts = filter_images_with_only_crowd_annotations(dataset) if filter_empty else dataset
+        return DatasetFromList(dicts, copy=False)
+    if not filter_empty:
+        return dataset
     chosen = np.flatnonzero(dataset.num_garments())
     logger.info("%s: %d of %d photos have garments", dataset.image_root, len(chosen), len(dataset))
     return Subset(dataset, chosen)

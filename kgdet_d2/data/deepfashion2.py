@@ -1,50 +1,53 @@
 """DeepFashion2's native tree, read and checked: ``<split>/annos/*.json`` beside ``<split>/image/*.jpg``."""
 
 import json
+import os
 import re
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
-from tqdm import tqdm
 
 from kgdet_d2.data.compact import CompactAnnotations, Garment, Photo
+from kgdet_d2.data.native import (
+    BadRecord,
+    Problem,
+    check_box,
+    check_visibility,
+    drop_far_landmarks,
+    field,
+    image_size,
+    numbers,
+)
+from kgdet_d2.data.reading import read_photos
 from kgdet_d2.schema import DEEPFASHION2
 
-_ATTRIBUTES = ("style", "scale", "occlusion", "zoom_in", "viewpoint")
-_SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
-_FAR = 2**24  # pixels; up to here float32 holds every whole number
+_PHOTO_FIELDS = {"source": str, "pair_id": int}
+_GRADES = ("scale", "occlusion", "zoom_in", "viewpoint")  # 1, 2 or 3
+_UNKNOWN = 0  # the grade that is none
 
-
-@dataclass(frozen=True)
-class Problem:
-    """What cannot be used: the annotation file, the item ("" for the whole file), the reason."""
-
-    path: Path
-    item: str
-    reason: str
-
-    def __str__(self) -> str:
-        return ": ".join(filter(None, (str(self.path), self.item, self.reason)))
+_Losses = list[tuple[str, BadRecord]]  # what was left out of a garment, and why
 
 
 def read_split(
-    folder: Path, *, workers: int = 1, strict: bool = False
+    folder: Path, *, segmentation: bool = True, workers: int = 1, strict: bool = False
 ) -> tuple[CompactAnnotations, list[Problem]]:
     """Read a split's annotations and the sizes of its photos, in the order of the file names.
 
-    A photo is left out when its whole file cannot be used, a garment when something in its item is wrong,
-    a polygon alone when it is no polygon.
+    A photo is left out when its whole file cannot be used, a garment when something in its item is wrong.
+    Left out alone are a polygon that is none, a landmark far outside the photo (it becomes 0, 0, 0) and a
+    scale, occlusion, zoom_in or viewpoint that is missing or not 1, 2 or 3 (it becomes 0).
 
     Args:
         folder: the split's folder, with ``annos`` and ``image`` in it.
+        segmentation: keep the polygons; else they are neither kept nor looked at.
         workers: processes that read.
         strict: stop at the first problem.
+
+    Returns:
+        The photos, and the problems: first of the names in the two folders, then of the annotations.
 
     Raises:
         FileNotFoundError: the folder, ``annos`` or ``image`` is missing, or there is no annotation.
@@ -53,139 +56,171 @@ def read_split(
     for directory in (folder, folder / "annos", folder / "image"):
         if not directory.is_dir():
             raise FileNotFoundError(f"{directory}: there is no such folder")
-    files = sorted((folder / "annos").glob("*.json"))
+    files = sorted((folder / "annos").glob("*.json"), key=attrgetter("name"))
     if not files:
         raise FileNotFoundError(f"{folder / 'annos'}: there is no annotation (*.json) in it")
-    photos, problems = [], []
-    for photo, found in tqdm(_read_photos(files, workers), total=len(files), desc=folder.name, unit="photo"):
-        if strict and found:
-            raise ValueError(str(found[0]))
-        problems.extend(found)
-        if photo is not None:
-            photos.append(photo)
-    if not photos:
+    numbered, problems = _check_names(folder, files)
+    if strict and problems:
+        raise ValueError(str(problems[0]))
+    annotations, found = read_photos(
+        partial(read_photo, segmentation=segmentation),
+        numbered,
+        DEEPFASHION2,
+        description=folder.name,
+        workers=workers,
+        strict=strict,
+    )
+    problems += found
+    if not len(annotations):
         raise ValueError(f"{folder}: none of its {len(files)} annotations can be used; {problems[0]}")
-    return CompactAnnotations.from_photos(photos, DEEPFASHION2), problems
+    return annotations, problems
 
 
-def _read_photos(files: list[Path], workers: int) -> Iterator[tuple[Photo | None, list[Problem]]]:
-    if workers == 1:
-        yield from map(read_photo, files)
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            yield from pool.map(read_photo, files, chunksize=64)
+def _check_names(folder: Path, files: list[Path]) -> tuple[list[Path], list[Problem]]:
+    """The annotations to read, a number once; and problems: photos without annotation, numbers twice."""
+    annotated = {_image_name(file) for file in files}
+    alone = sorted(set(os.listdir(folder / "image")) - annotated)
+    problems = [
+        Problem(
+            folder / "image" / name, "", "photo", "photo without annotation", "there is no annotation of it"
+        )
+        for name in alone
+    ]
+    firsts: dict[int | str, Path] = {}
+    for file in files:
+        key = int(file.stem) if file.stem.isdecimal() else file.stem
+        first = firsts.setdefault(key, file)
+        if first is not file:
+            reason = f"{first.name} has the same number"
+            problems.append(Problem(file, "", "photo", "image id occurs twice", reason))
+    return list(firsts.values()), problems
 
 
-def read_photo(annotation_file: Path) -> tuple[Photo | None, list[Problem]]:
+def _image_name(annotation_file: Path) -> str:
+    return f"{annotation_file.stem}.jpg"
+
+
+def read_photo(annotation_file: Path, *, segmentation: bool = True) -> tuple[Photo | None, list[Problem]]:
     """Read one annotation file and the size of its photo.
 
     Returns:
         The photo, or None when the whole file cannot be used; and the problems met.
     """
-    image_file = annotation_file.parents[1] / "image" / f"{annotation_file.stem}.jpg"
+    image_file = annotation_file.parents[1] / "image" / _image_name(annotation_file)
     try:
-        content = _object(json.loads(annotation_file.read_bytes()))
-        image_id = _number("file name", r"(\d+)", annotation_file.stem)
-        source, pair_id = _field(content, "source", str), _field(content, "pair_id", int)
-        width, height = oriented_size(image_file)
-    except (ValueError, OSError) as error:
-        return None, [Problem(annotation_file, "", str(error))]
+        content = _read_json(annotation_file)
+        image_id = _number("file name", r"(\d{1,18})", annotation_file.stem)
+        attributes = {name: field(content, name, kind) for name, kind in _PHOTO_FIELDS.items()}
+        width, height = image_size(image_file)
+    except BadRecord as error:
+        return None, [Problem.of(error, annotation_file, "", "photo")]
     garments, problems = [], []
-    for key in sorted(filter(lambda key: key.startswith("item"), content), key=lambda key: (len(key), key)):
+    for key in sorted(content.keys() - _PHOTO_FIELDS.keys(), key=lambda key: (len(key), key)):
         try:
-            garment, reasons = _read_garment(key, _object(content[key]))
+            garment, losses = _read_garment(key, content[key], width, height, segmentation=segmentation)
             garments.append(garment)
-        except ValueError as error:
-            reasons = [str(error)]
-        problems.extend(Problem(annotation_file, key, reason) for reason in reasons)
-    attributes = {"source": source, "pair_id": pair_id}
+        except BadRecord as error:
+            losses = [("garment", error)]
+        problems += [Problem.of(error, annotation_file, key, lost) for lost, error in losses]
     return Photo(image_file.name, image_id, width, height, garments, attributes), problems
 
 
-def oriented_size(image_file: Path) -> tuple[int, int]:
-    """Width and height in pixels as Detectron2's ``read_image`` gives the photo, from its header alone.
-
-    Raises:
-        OSError: the file is missing or no image.
-    """
-    with Image.open(image_file) as image:
-        width, height = image.size
-        try:
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-        except Exception:  # Pillow raises many kinds for a damaged EXIF block, which read_image ignores too
-            orientation = None
-    return (height, width) if orientation in _SIDEWAYS else (width, height)
+def _read_json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_bytes(), object_pairs_hook=_unique)
+    except BadRecord:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BadRecord("unreadable JSON", str(error)) from error
+    except OSError as error:
+        raise BadRecord("unreadable file", str(error)) from error
+    return _object(content)
 
 
-def _read_garment(key: str, content: dict) -> tuple[Garment, list[str]]:
-    """One item, and why polygons of it were dropped. Raises ValueError when the item cannot be used."""
-    item = _number("item's name", r"item(\d+)", key)
+def _unique(pairs: list[tuple[str, object]]) -> dict:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise BadRecord("field occurs twice", f"a name occurs twice among {[name for name, _ in pairs]}")
+    return content
+
+
+def _read_garment(
+    key: str, content: object, width: int, height: int, *, segmentation: bool
+) -> tuple[Garment, _Losses]:
+    """One item, and what was left out of it. Raises BadRecord when the item cannot be used."""
+    item, content = _number("item's name", r"item(\d{1,18})", key), _object(content)
     category_id = _read_class(content)
-    box = _numbers("bounding_box", _field(content, "bounding_box", list), 4)
-    if not (box[2] > box[0] and box[3] > box[1]):
-        raise ValueError(f"bounding_box: expected x1 < x2 and y1 < y2, got {box.tolist()}")
-    count = DEEPFASHION2.num_landmarks(category_id)
-    landmarks = _numbers("landmarks", _field(content, "landmarks", list), 3 * count).reshape(count, 3)
-    if not np.isin(landmarks[:, 2], (0, 1, 2)).all():
-        raise ValueError(
-            f"landmarks: expected visibility 0, 1 or 2, got {np.unique(landmarks[:, 2]).tolist()}"
-        )
-    attributes = {"item": item} | {name: _field(content, name, int) for name in _ATTRIBUTES}
-    polygons, reasons = _read_polygons(_field(content, "segmentation", list))
-    return Garment(category_id, box, landmarks, polygons, attributes), reasons
+    box = numbers("bounding_box", field(content, "bounding_box", list), 4)
+    check_box("bounding_box", box, width, height)
+    landmarks, far = _read_landmarks(content, category_id, width, height)
+    grades, unknown = _read_grades(content)
+    polygons, bad = _read_polygons(field(content, "segmentation", list)) if segmentation else ([], [])
+    attributes = {"item": item, "style": field(content, "style", int)} | grades
+    losses = {"landmark": far, "attribute": unknown, "polygon": bad}
+    return (
+        Garment(category_id, box, landmarks, polygons, attributes),
+        [(lost, error) for lost, errors in losses.items() for error in errors],
+    )
 
 
 def _read_class(content: dict) -> int:
     """The 0-based class index."""
-    native, name = _field(content, "category_id", int), _field(content, "category_name", str)
+    native, name = field(content, "category_id", int), field(content, "category_name", str)
     if not 1 <= native <= DEEPFASHION2.num_classes:
-        raise ValueError(f"category_id: expected 1..{DEEPFASHION2.num_classes}, got {native}")
+        raise BadRecord("class", f"category_id: expected 1..{DEEPFASHION2.num_classes}, got {native}")
     expected = DEEPFASHION2.class_names[native - 1]
     if name != expected:
-        raise ValueError(f"category_name: expected {expected!r} for category_id {native}, got {name!r}")
+        raise BadRecord(
+            "class", f"category_name: expected {expected!r} for category_id {native}, got {name!r}"
+        )
     return native - 1
 
 
-def _read_polygons(segmentation: list) -> tuple[list[np.ndarray], list[str]]:
-    polygons, reasons = [], []
-    for index, polygon in enumerate(segmentation):
+def _read_landmarks(
+    content: dict, category_id: int, width: int, height: int
+) -> tuple[np.ndarray, list[BadRecord]]:
+    count = DEEPFASHION2.num_landmarks(category_id)
+    values = numbers("landmarks", field(content, "landmarks", list), 3 * count, kind="landmark count")
+    landmarks = values.reshape(count, 3)
+    check_visibility(landmarks)
+    return drop_far_landmarks(landmarks, width, height)
+
+
+def _read_grades(content: dict) -> tuple[dict[str, int], list[BadRecord]]:
+    grades, unknown = {}, []
+    for name in _GRADES:
         try:
-            numbers = _numbers(f"segmentation[{index}]", polygon)
-            if len(numbers) < 6 or len(numbers) % 2:
-                raise ValueError(
-                    f"segmentation[{index}]: expected 3 points or more, got {len(numbers)} numbers"
-                )
-            polygons.append(numbers.reshape(-1, 2))
-        except ValueError as error:
-            reasons.append(f"polygon dropped: {error}")
-    return polygons, reasons
+            grades[name] = field(content, name, int)
+            if not 1 <= grades[name] <= 3:
+                raise BadRecord("attribute out of range", f"{name}: expected 1, 2 or 3, got {grades[name]}")
+        except BadRecord as error:
+            grades[name] = _UNKNOWN
+            unknown.append(error)
+    return grades, unknown
 
 
-def _object(value: Any) -> dict:
+def _read_polygons(segmentation: list) -> tuple[list[np.ndarray], list[BadRecord]]:
+    polygons, bad = [], []
+    for index, polygon in enumerate(segmentation):
+        name = f"segmentation[{index}]"
+        try:
+            values = numbers(name, polygon)
+            if len(values) < 6 or len(values) % 2:
+                raise BadRecord("polygon", f"{name}: expected 3 points or more, got {len(values)} numbers")
+            polygons.append(values.reshape(-1, 2))
+        except BadRecord as error:
+            bad.append(error)
+    return polygons, bad
+
+
+def _object(value: object) -> dict:
     if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, got {shortened(value)}")
+        raise BadRecord("wrong type", f"expected a JSON object, got {shortened(value)}")
     return value
-
-
-def _field(content: dict, name: str, kind: type) -> Any:
-    if name not in content:
-        raise ValueError(f"{name} is missing")
-    if type(content[name]) is not kind:  # isinstance would take true for an int
-        raise ValueError(f"{name}: expected {kind.__name__}, got {shortened(content[name])}")
-    return content[name]
 
 
 def _number(what: str, pattern: str, text: str) -> int:
     match = re.fullmatch(pattern, text)
     if match is None:
-        raise ValueError(f"{what}: expected {pattern}, got {text!r}")
+        raise BadRecord("name", f"{what}: expected {pattern}, got {text!r}")
     return int(match[1])
-
-
-def _numbers(name: str, values: Any, length: int | None = None) -> np.ndarray:
-    """A flat list of numbers -> float32."""
-    if not isinstance(values, list) or not all(type(x) in (int, float) and abs(x) < _FAR for x in values):
-        raise ValueError(f"{name}: expected a list of numbers below {_FAR}, got {shortened(values)}")
-    if length is not None and len(values) != length:
-        raise ValueError(f"{name}: expected {length} numbers, got {len(values)}")
-    return np.array(values, dtype=np.float32)

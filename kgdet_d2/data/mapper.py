@@ -1,22 +1,27 @@
 """One dataset dict -> what the model takes: Detectron2's mapper, for landmarks that differ by class."""
 
+import copy
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data import detection_utils as utils
-from detectron2.data.transforms import TransformList
-from detectron2.structures import Keypoints
+from detectron2.data import transforms as T
+from detectron2.structures import Instances, Keypoints
 
+from kgdet_d2.data.augmentation import build_train_augmentations
+from kgdet_d2.data.image import read_image
 from kgdet_d2.schema import KeypointSchema
 
 
 class FashionDatasetMapper(DatasetMapper):
     """Detectron2's mapper for dicts with class-local ``keypoints``.
 
-    Resizing, flipping, cropping and their configuration are Detectron2's. When the photo is mirrored, left
-    and right landmarks change places within their class; a landmark that leaves the frame gets v = 0.
+    When the photo is mirrored, left and right landmarks change places within their class. A landmark that
+    leaves the frame gets v = 0 (on its edge it is inside), a box is clipped to it, and a garment whose box
+    leaves it is dropped. Proposals and semantic segmentation are not read.
     In training ``instances.gt_keypoints`` is (n, K, 3), n = 0 included: x, y in pixels of the resized photo
     and v in the class's own slots, zeros in the others'.
     """
@@ -34,7 +39,9 @@ class FashionDatasetMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """As Detectron2's; the schema is the one of all of ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        """As Detectron2's, with the augmentations of ``build_train_augmentations``.
+
+        The schema is the one of all of ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
 
         Raises:
             ValueError: they have no schema, or not the same one.
@@ -44,6 +51,10 @@ class FashionDatasetMapper(DatasetMapper):
         without_keypoints.defrost()
         without_keypoints.MODEL.KEYPOINT_ON = False
         arguments = super().from_config(without_keypoints, is_train)
+        if is_train:
+            arguments["augmentations"] = build_train_augmentations(cfg)
+            cropped = cfg.INPUT.CROP.ENABLED or bool(cfg.INPUT.SCALE_JITTER)
+            arguments["recompute_boxes"] = cropped and cfg.MODEL.MASK_ON
         return {**arguments, "use_keypoint": cfg.MODEL.KEYPOINT_ON, "schema": schema}
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -51,17 +62,27 @@ class FashionDatasetMapper(DatasetMapper):
 
         Raises:
             RuntimeError: the photo cannot be read.
-            ValueError: its size is not the annotation's (Detectron2's ``SizeMismatchError``).
+            ValueError: its size is not the annotation's (Detectron2's ``SizeMismatchError``), or a garment
+                does not have its class's landmarks.
         """
-        try:
-            return super().__call__(dataset_dict)
-        except OSError as error:
-            raise RuntimeError(f"{dataset_dict['file_name']}: cannot read the photo: {error}") from error
+        record = copy.deepcopy(dataset_dict)
+        image = read_image(record["file_name"], self.image_format)
+        utils.check_image_size(record, image)
+        augmented = T.AugInput(image)
+        transforms = self.augmentations(augmented)
+        record["image"] = image_to_tensor(augmented.image)
+        annotations = record.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            try:
+                record["instances"] = self._instances(annotations, transforms, augmented.image.shape[:2])
+            except ValueError as error:
+                raise ValueError(f"{record['file_name']}: {error}") from error
+        return record
 
-    def _transform_annotations(
-        self, dataset_dict: dict, transforms: TransformList, image_shape: tuple[int, int]
-    ) -> None:
-        annotations = [dict(obj) for obj in dataset_dict.pop("annotations") if not obj["iscrowd"]]
+    def _instances(
+        self, annotations: list[dict], transforms: T.TransformList, image_size: tuple[int, int]
+    ) -> Instances:
+        annotations = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
         keypoints = np.zeros((len(annotations), self.schema.num_keypoints, 3), dtype=np.float32)
         for row, annotation in zip(keypoints, annotations, strict=True):
             if not self.use_instance_mask:
@@ -69,17 +90,25 @@ class FashionDatasetMapper(DatasetMapper):
             class_index = annotation["category_id"]
             flip = self.schema.local_flip(class_index)
             utils.transform_instance_annotations(
-                annotation, transforms, image_shape, keypoint_hflip_indices=flip
+                annotation, transforms, image_size, keypoint_hflip_indices=flip
             )
             row[:] = self.schema.scatter(annotation.pop("keypoints"), class_index)
+        # Detectron2 exchanges left and right for horizontal flips only; a vertical one mirrors no less.
+        if sum(isinstance(t, T.VFlipTransform) for t in transforms.transforms) % 2 == 1:
+            keypoints = keypoints[:, self.schema.flip_map]
         instances = utils.annotations_to_instances(
-            annotations, image_shape, mask_format=self.instance_mask_format
+            annotations, image_size, mask_format=self.instance_mask_format
         )
         if self.use_keypoint:
             instances.gt_keypoints = Keypoints(keypoints)
-        if self.recompute_boxes:
+        if self.recompute_boxes and annotations:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-        dataset_dict["instances"] = utils.filter_empty_instances(instances)
+        return utils.filter_empty_instances(instances)
+
+
+def image_to_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, C) -> (C, H, W)."""
+    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def _common_schema(datasets: tuple[str, ...]) -> KeypointSchema:

@@ -1,18 +1,48 @@
 """Datasets under Detectron2's names; nothing is read before a dataset is asked for."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from kgdet_d2.data.compact import CompactAnnotations
 from kgdet_d2.data.dataset import FashionDataset
-from kgdet_d2.schema import DEEPFASHION2, KeypointSchema
+from kgdet_d2.schema import DEEPFASHION2, FLD, KeypointSchema
 
-_SPLITS = {"train": "train", "val": "validation"}  # in the dataset's name -> in the tree
+
+@dataclass(frozen=True)
+class _Tree:
+    """A dataset's folder: its landmarks, splits, and the command that prepares it.
+
+    Attributes:
+        schema: the landmarks.
+        splits: in the dataset's name -> in the tree.
+        image_root: the split's photos, below the folder.
+        made_by: the command that makes the annotation files, of the folder.
+    """
+
+    schema: KeypointSchema
+    splits: dict[str, str]
+    image_root: str
+    made_by: str
+
+
+_DEEPFASHION2_SPLITS = {"train": "train", "val": "validation"}
 _PREPARE = "python datasets/prepare_deepfashion2.py --root {folder}"
-_MADE_BY = {
-    "deepfashion2": _PREPARE,
-    "synthfashion": f"python datasets/make_synthetic.py --root {{folder}} && {_PREPARE}",
+_TREES = {
+    "deepfashion2": _Tree(DEEPFASHION2, _DEEPFASHION2_SPLITS, "{split}/image", _PREPARE),
+    "synthfashion": _Tree(
+        DEEPFASHION2,
+        _DEEPFASHION2_SPLITS,
+        "{split}/image",
+        f"python datasets/make_synthetic.py --root {{folder}} && {_PREPARE}",
+    ),
+    "fld": _Tree(
+        FLD,
+        {"train": "train", "val": "val", "test": "test"},
+        "",
+        "python datasets/prepare_fld.py --root {folder}",
+    ),
 }
 
 
@@ -57,24 +87,24 @@ def register_fashion(
 
 
 def register_all(root: str | Path) -> None:
-    """Register ``deepfashion2_train``, ``..._val`` and ``synthfashion_train``, ``..._val``.
+    """Register ``<tree>_train`` and ``<tree>_val`` of every tree named below, and ``fld_test``.
 
     A second call replaces what the first registered.
 
     Args:
-        root: the folder of the trees ``deepfashion2`` and ``synthfashion``.
+        root: the folder of the trees ``deepfashion2``, ``synthfashion`` and ``fld``.
     """
-    for dataset, command in _MADE_BY.items():
+    for dataset, tree in _TREES.items():
         folder = Path(root) / dataset
-        for suffix, split in _SPLITS.items():
+        for suffix, split in tree.splits.items():
             name = f"{dataset}_{suffix}"
             if name in DatasetCatalog:
                 DatasetCatalog.remove(name)
                 MetadataCatalog.remove(name)
             register_fashion(
                 name,
-                DEEPFASHION2,
-                folder / split / "image",
+                tree.schema,
+                folder / tree.image_root.format(split=split),
                 folder / "annotations" / f"{split}.npz",
-                made_by=command.format(folder=folder),
+                made_by=tree.made_by.format(folder=folder),
             )

@@ -97,3 +97,19 @@ def native_tree(tmp_path, native_item) -> Path:
         (root / f"validation/annos/{number:06d}.json").write_text(json.dumps(content))
         Image.new("RGB", (WIDTH, HEIGHT), (90, number, 30)).save(root / f"validation/image/{number:06d}.jpg")
     return root
+
+
+@pytest.fixture
+def edit(native_tree) -> Callable[..., None]:
+    """Edit the annotation of photo 2: set fields of it or, by ``item``, of an item; ``...`` removes."""
+    path = native_tree / "validation" / "annos" / "000002.json"
+
+    def edit(item=None, **fields):
+        content = json.loads(path.read_text())
+        target = content if item is None else content[item]
+        target.update(fields)
+        for name in [name for name, value in fields.items() if value is ...]:
+            del target[name]
+        path.write_text(json.dumps(content))
+
+    return edit

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from kgdet_d2.data import register_all, register_fashion
-from kgdet_d2.schema import DEEPFASHION2
+from kgdet_d2.data.compact import CompactAnnotations, Garment, Photo
+from kgdet_d2.schema import DEEPFASHION2, FLD
 
 NAMES = ["deepfashion2_train", "deepfashion2_val", "synthfashion_train", "synthfashion_val"]
 
@@ -54,9 +56,24 @@ def test_all_are_registered_and_a_second_call_replaces(annotations, tmp_path):
         assert len(DatasetCatalog.get(name)) == len(annotations)
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_FLD_has_three_splits_and_its_own_landmarks(tmp_path, split):
+    garment = Garment(1, np.float32([1, 2, 3, 4]), np.ones((4, 3), np.float32))
+    photo = Photo("img/img_00000007.jpg", 7, 20, 30, [garment])
+    CompactAnnotations.from_photos([photo], FLD).save(tmp_path / f"fld/annotations/{split}.npz")
+    register_all(tmp_path)
+    (record,) = DatasetCatalog.get(f"fld_{split}")
+    assert record["file_name"] == str(tmp_path / "fld/img/img_00000007.jpg")
+    metadata = MetadataCatalog.get(f"fld_{split}")
+    assert metadata.thing_classes == ["upper", "lower", "full"] and metadata.keypoint_schema is FLD
+    pairs = [[name.split("/")[1] for name in pair] for pair in metadata.keypoint_flip_map]
+    assert pairs == [[f"{part}_left", f"{part}_right"] for part in ("collar", "sleeve", "waistline", "hem")]
+
+
 @pytest.mark.parametrize(
     ("name", "command"),
     [
+        ("fld_test", "prepare_fld.py --root {root}/fld"),
         ("deepfashion2_val", "prepare_deepfashion2.py --root {root}/deepfashion2"),
         (
             "synthfashion_train",

@@ -1,0 +1,125 @@
+#!/usr/bin/env python
+"""Turn the synthetic sample, or any tree of DeepFashion2's form, into one of FLD's form.
+
+    python datasets/make_synthetic.py
+    python datasets/make_synthetic_fld.py --root path/to/fld
+    python datasets/prepare_fld.py --root path/to/fld
+
+FLD annotates one garment a photo; here it is the one with the largest box. Photos of the source's split
+``train`` are FLD's ``train``; those of ``validation`` are by turns its ``val`` and ``test``.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+
+from kgdet_d2.data.dataset import FashionDataset
+from kgdet_d2.data.deepfashion2 import read_split
+from kgdet_d2.data.fld import BOXES, LANDMARKS, PARTITION
+from kgdet_d2.files import whole_file
+from kgdet_d2.schema import DEEPFASHION2, FLD
+
+_SPLITS = {"train": ("train",), "validation": ("val", "test")}
+# What FLD's landmarks are called in DeepFashion2, the first name that the class has.
+_SOURCES = {
+    "collar": ("neck",),
+    "sleeve": ("cuff_outer", "shoulder"),
+    "waistline": ("waist", "side_2"),
+    "hem": ("hem", "hem_outer"),
+}
+_LOWER = ("shorts", "trousers", "skirt")
+_NORMAL, _ZOOMED = 1, {2: 4, 3: 5}  # DeepFashion2's zoom_in -> variation_type
+
+
+def fld_class(category_id: int) -> int:
+    """FLD's class index of one of DeepFashion2's."""
+    name = DEEPFASHION2.class_names[category_id]
+    return FLD.class_names.index("lower" if name in _LOWER else "full" if "dress" in name else "upper")
+
+
+def fld_landmarks(landmarks: np.ndarray, category_id: int) -> np.ndarray:
+    """DeepFashion2's landmarks (K_c, 3) of x, y, v -> FLD's visibility, x, y (K_c', 3), whole numbers."""
+    names = DEEPFASHION2.landmark_names[category_id]
+    rows = []
+    for landmark in FLD.landmark_names[fld_class(category_id)]:
+        part, side = landmark.split("_")
+        candidates = (f"{source}_{side}" for source in _SOURCES[part])
+        rows.append(landmarks[next(names.index(name) for name in candidates if name in names)])
+    x, y, v = np.round(rows).astype(int).T
+    return np.stack([2 - v, x, y], axis=1)
+
+
+def photos_of(source: Path) -> Iterator[tuple[dict, str]]:
+    """The source's photos with a garment, as dataset dicts, each with FLD's split."""
+    for split, parts in _SPLITS.items():
+        annotations, problems = read_split(source / split, segmentation=False)
+        if problems:
+            raise ValueError(str(problems[0]))
+        photos = FashionDataset(annotations, source / split / "image")
+        yield from zip((photo for photo in photos if photo["annotations"]), cycle(parts))
+
+
+def area(annotation: dict) -> float:
+    x1, y1, x2, y2 = annotation["bbox"]
+    return (x2 - x1) * (y2 - y1)
+
+
+def write_list(path: Path, columns: str, rows: list[tuple]) -> None:
+    lines = [len(rows), columns, *(" ".join(map(str, row)) for row in rows)]
+    with whole_file(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def convert(source: Path, root: Path) -> int:
+    """Write the tree; the number of its photos."""
+    photos = list(photos_of(source))
+    (root / "img").mkdir(parents=True)
+    boxes, landmarks, partition = [], [], []
+    for number, (photo, split) in enumerate(photos, 1):
+        name = f"img/img_{number:08d}.jpg"
+        shutil.copyfile(photo["file_name"], root / name)
+        garment = max(photo["annotations"], key=area)
+        category_id = garment["category_id"]
+        points = fld_landmarks(garment["keypoints"].reshape(-1, 3), category_id)
+        variation = _ZOOMED.get(garment["zoom_in"], _NORMAL)
+        boxes.append((name, *map(round, garment["bbox"])))
+        landmarks.append((name, fld_class(category_id) + 1, variation, *points.flat))
+        partition.append((name, split))
+    places = (
+        f"landmark_visibility_{n} landmark_location_x_{n} landmark_location_y_{n}"
+        for n in range(1, FLD.num_keypoints + 1)
+    )
+    write_list(root / BOXES, "image_name x_1 y_1 x_2 y_2", boxes)
+    write_list(root / LANDMARKS, f"image_name clothes_type variation_type {' '.join(places)}", landmarks)
+    write_list(root / PARTITION, "image_name evaluation_status", partition)
+    return len(partition)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    source = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "synthfashion"
+    parser.add_argument("--source", type=Path, default=source, help="default: %(default)s")
+    parser.add_argument(
+        "--root", type=Path, required=True, help="where the tree goes; not there yet, or empty"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.root.exists() and any(arguments.root.iterdir()):
+            raise ValueError(f"{arguments.root}: expected a new or empty folder")
+        print(f"{arguments.root}: {convert(arguments.source, arguments.root)} photos")
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
