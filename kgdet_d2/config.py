@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from kgdet_d2.modeling.head import AGGREGATIONS
 from kgdet_d2.modeling.losses import KEYPOINT_WEIGHTINGS
+from kgdet_d2.modeling.reppoints_head import KEYPOINTS
 
 logger = logging.getLogger(__name__)
 _FLIPS = ("horizontal", "vertical", "none")
@@ -22,6 +23,7 @@ def add_kgdet_config(cfg: CfgNode) -> None:
     _add_loss_keys(cfg)
     _add_flip_fusion_keys(cfg)
     _add_input_keys(cfg)
+    _add_reppoints_keys(cfg)
     # "SGD" (the paper's) or "ADAMW", with SOLVER's learning rates, weight decays and schedule.
     cfg.SOLVER.OPTIMIZER = "SGD"
 
@@ -119,6 +121,17 @@ def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.COLOR.SATURATION = 0.0
 
 
+def _add_reppoints_keys(cfg: CfgNode) -> None:
+    # META_ARCHITECTURE "RepPoints" takes all else from MODEL.KGDET, but for AGGREGATION and FLIP_FUSION.
+    cfg.MODEL.REPPOINTS = CfgNode()
+    # Landmarks: "none"; "parallel", by a branch beside the points' (RepPoints-Kp); or "serial", with points
+    # that are encoded from the landmarks as KGDet's are.
+    cfg.MODEL.REPPOINTS.KEYPOINTS = "none"
+    # From the second stage on, a cell whose box has an IoU with every garment below the first is background;
+    # from the second one on it is the garment's; between them it is ignored.
+    cfg.MODEL.REPPOINTS.IOU_THRESHOLDS = [0.4, 0.5]
+
+
 def load_config(config_file: str, opts: list[str]) -> CfgNode:
     """The checked and frozen config of a yaml file and KEY VALUE overrides.
 
@@ -163,6 +176,9 @@ def check_config(cfg: CfgNode) -> None:
     if cfg.MODEL.META_ARCHITECTURE == "KGDet":
         problems += [*_head_problems(cfg), *_aggregation_problems(cfg)]
         problems += [*_loss_problems(cfg), *_landmark_problems(cfg), *_flip_fusion_problems(cfg)]
+    if cfg.MODEL.META_ARCHITECTURE == "RepPoints":
+        problems += [*_head_problems(cfg), *_aggregation_problems(cfg)]
+        problems += [*_loss_problems(cfg), *_reppoints_problems(cfg)]
     if problems:
         raise ValueError("config: " + "; ".join(problems))
     if cfg.INPUT.SCALE_JITTER:
@@ -288,3 +304,25 @@ def _flip_fusion_problems(cfg: CfgNode):
             yield f"MODEL.KGDET.FLIP_FUSION.{key}: expected one of {allowed}, got {flip[key]!r}"
     if flip.IN_TRAINING and not flip.ENABLED:
         yield "MODEL.KGDET.FLIP_FUSION.IN_TRAINING: expected False where ENABLED is False, got True"
+
+
+def _reppoints_problems(cfg: CfgNode):
+    kgdet, reppoints = cfg.MODEL.KGDET, cfg.MODEL.REPPOINTS
+    if kgdet.NUM_STAGES < 2:
+        yield f"MODEL.KGDET.NUM_STAGES: expected at least 2, the first has no classes, got {kgdet.NUM_STAGES}"
+    thresholds = reppoints.IOU_THRESHOLDS
+    if len(thresholds) != 2 or not 0 < thresholds[0] <= thresholds[1] <= 1:
+        yield (
+            "MODEL.REPPOINTS.IOU_THRESHOLDS: expected two rising numbers above 0 and up to 1, "
+            f"got {thresholds}"
+        )
+    if reppoints.KEYPOINTS not in KEYPOINTS:
+        yield f"MODEL.REPPOINTS.KEYPOINTS: expected {_any_of(KEYPOINTS)}, got {reppoints.KEYPOINTS!r}"
+    if reppoints.KEYPOINTS != "none":
+        yield from _landmark_problems(cfg)
+    elif cfg.MODEL.KEYPOINT_ON:
+        yield "MODEL.KEYPOINT_ON: expected False with MODEL.REPPOINTS.KEYPOINTS 'none', got True"
+    if kgdet.AGGREGATION != "encoding":
+        yield f"MODEL.KGDET.AGGREGATION: expected 'encoding' with RepPoints, got {kgdet.AGGREGATION!r}"
+    if kgdet.FLIP_FUSION.ENABLED:
+        yield "MODEL.KGDET.FLIP_FUSION.ENABLED: expected False with RepPoints, which has none, got True"

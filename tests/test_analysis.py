@@ -16,11 +16,12 @@ from torch import nn
 
 from kgdet_d2.analysis import Counts, count_parts, total, with_full_neck
 from kgdet_d2.config import load_config
-from kgdet_d2.modeling.head import StageOutput
+from kgdet_d2.modeling.point_head import StageOutput
 
 ROOT = Path(__file__).resolve().parents[1]
 R50 = str(ROOT / "configs/kgdet_R50.yaml")
 TINY = str(ROOT / "configs/sample/kgdet_tiny.yaml")
+TINY_KP = str(ROOT / "configs/sample/reppoints_kp_tiny.yaml")
 FULL = ["MODEL.FPN.FULL", "True"]
 RETINANET = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
 RCNN = model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
@@ -69,6 +70,26 @@ def test_released_system(opts, trainable, paper, convolution, true):
     assert true in (None, giga(counts.multiply_adds))
 
 
+@pytest.mark.parametrize(
+    ("name", "trainable", "paper", "convolution", "true"),
+    [
+        ("reppoints_R50", 36_606_515, "189.79", "189.07", "214.23"),
+        ("reppoints_R101", 55_598_643, "265.86", "264.83", "289.99"),
+        ("reppoints_kp_R50", 38_088_651, "208.84", "208.07", "245.81"),
+        ("reppoints_kp_R101", 57_080_779, "284.91", "283.83", "321.57"),
+    ],
+)
+def test_RepPoints_of_table_1(name, trainable, paper, convolution, true):
+    """All of the neck reaches the head, so that nothing has to be added to it."""
+    cfg = load_config(str(ROOT / f"configs/{name}.yaml"), [])
+    counts = total(count_parts(cfg))
+    assert counts == total(count_parts(with_full_neck(cfg)))
+    assert counts.trainable == trainable
+    assert giga(counts.paper_flops) == paper
+    assert giga(counts.convolution) == convolution
+    assert giga(counts.multiply_adds) == true
+
+
 def test_parts():
     parts = count_parts(load_config(R50, []))
     stages = [f"head.stages.{index}" for index in range(3)]
@@ -98,11 +119,12 @@ class Predictions(nn.Module):
         features = self.model.backbone(image)
         out = self.model.head([features[name] for name in self.model.head_in_features])
         if isinstance(out[0], StageOutput):
-            out = [field for stage in out for field in (stage.logits, stage.keypoints, stage.boxes)]
+            fields = [field for stage in out for field in (stage.logits, stage.keypoints, stage.boxes)]
+            out = [field for field in fields if field is not None]
         return [level for field in out for level in field]
 
 
-@pytest.mark.parametrize("config", [TINY, RETINANET], ids=["KGDet", "RetinaNet"])
+@pytest.mark.parametrize("config", [TINY, TINY_KP, RETINANET], ids=["KGDet", "RepPoints-Kp", "RetinaNet"])
 def test_agrees_with_fvcore(config):
     """fvcore traces the network as it runs on the CPU, where a deformable convolution is a matrix product."""
     cfg = load_config(config, ["MODEL.DEVICE", "cpu"])

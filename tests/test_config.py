@@ -2,12 +2,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
 from kgdet_d2.config import check_weights, load_config
 from kgdet_d2.modeling.meta_arch import KGDet
+from kgdet_d2.schema import FLD
 
 R50 = "configs/kgdet_R50.yaml"
 EXPERIMENTS = sorted(path for path in Path("configs").rglob("*.yaml") if not path.name.startswith("Base-"))
+CROP = ["INPUT.CROP.ENABLED", "True"]
 # Rows of the paper's tables: columns, stages, depth, levels, flip, millions of trainable parameters. These
 # are Table 1's with three columns and stages, and else worked out layer by layer from the released system's.
 PAPER = {
@@ -65,6 +68,32 @@ def test_ablation_is_what_the_paper_s_table_says(name):
     assert trainable == round(millions * 1e6)
 
 
+def test_FLD_is_the_paper_s_system_but_for_classes_landmarks_and_schedule():
+    """Table 3. Twelve epochs of 83,033 photos; layers smaller by 10 classes and 286 landmarks."""
+    paper = load_config("configs/kgdet_R50_P5-P7.yaml", [])
+    cfg = load_config("configs/fld/kgdet_R50.yaml", ["MODEL.DEVICE", "meta", "MODEL.FPN.FULL", True])
+    epoch = 83033 // cfg.SOLVER.IMS_PER_BATCH
+    assert (cfg.SOLVER.MAX_ITER, *cfg.SOLVER.STEPS) == (12 * epoch, 8 * epoch, 11 * epoch)
+    assert len(FLD.class_names) == cfg.MODEL.KGDET.NUM_CLASSES
+    assert FLD.num_keypoints == cfg.MODEL.KGDET.NUM_KEYPOINTS
+    with torch.device("meta"):
+        model = KGDet(cfg)
+    # Weights and a bias of 1x1 convolutions: 256 channels in the first stage, 768 in the others; 166 numbers
+    # of informative points out of two of each landmark.
+    less = (10 + 2 * 286) * (256 + 1 + 2 * (768 + 1)) + 3 * 2 * 286 * 166
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trainable == 59_134_423 - less
+
+    for part in (cfg, paper):
+        for key in ("MAX_ITER", "STEPS", "CHECKPOINT_PERIOD"):
+            del part.SOLVER[key]
+    assert (cfg.INPUT, cfg.SOLVER) == (paper.INPUT, paper.SOLVER)
+    assert (cfg.MODEL.FPN.OUT_FEATURES, cfg.MODEL.KGDET.LOSS) == (
+        paper.MODEL.FPN.OUT_FEATURES,
+        paper.MODEL.KGDET.LOSS,
+    )
+
+
 def test_R101_is_the_released_system_but_for_its_backbone():
     small, large = (load_config(path, []) for path in (R50, "configs/kgdet_R101.yaml"))
     large = large.clone()
@@ -114,6 +143,21 @@ def test_R101_is_the_released_system_but_for_its_backbone():
         ),
         (["SOLVER.MAX_ITER", "1000"], r"SOLVER.STEPS: expected steps below SOLVER.MAX_ITER = 1000"),
         (["MODEL.KGDET.NUM_STAGES"], "kgdet_R50"),
+        (["INPUT.SCALE_JITTER", "(2.0, 0.1)"], r"SCALE_JITTER: expected .* rising .* got \(2.0, 0.1\)"),
+        (["INPUT.SCALE_JITTER", "(0.5,)"], r"SCALE_JITTER: expected \(\) or two"),
+        (["INPUT.COLOR.CONTRAST", "1.5"], r"COLOR.CONTRAST: expected 0..1, got 1.5"),
+        (
+            ["INPUT.COLOR.SATURATION", "0.2", "INPUT.FORMAT", "BGR"],
+            r"INPUT.FORMAT: expected 'RGB', .*COLOR .*'BGR'",
+        ),
+        (["INPUT.RANDOM_FLIP", "both"], "RANDOM_FLIP: expected 'horizontal' or .* got 'both'"),
+        ([*CROP, "INPUT.CROP.TYPE", "random"], "CROP.TYPE: expected 'relative_range' or .* got 'random'"),
+        ([*CROP, "INPUT.CROP.SIZE", "[0.5, 1.5]"], r"CROP.SIZE: expected two shares .*relative_range.*1.5\]"),
+        ([*CROP, "INPUT.CROP.TYPE", "absolute"], r"CROP.SIZE: expected two whole numbers .*\[0.9, 0.9\]"),
+        (
+            [*CROP, "INPUT.CROP.TYPE", "absolute_range", "INPUT.CROP.SIZE", "[600, 400]"],
+            r"CROP.SIZE: expected .*\(min, max\).*\[600, 400\]",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -122,9 +166,114 @@ def test_contradictions_are_refused(opts, message):
         load_config(R50, opts)
 
 
+@pytest.mark.parametrize(
+    ("name", "opts", "message"),
+    [
+        ("reppoints", ["MODEL.REPPOINTS.KEYPOINTS", "both"], "KEYPOINTS: expected 'none' or .* got 'both'"),
+        ("reppoints", ["MODEL.KEYPOINT_ON", "True"], "KEYPOINT_ON: expected False .* got True"),
+        ("reppoints_kp", ["MODEL.KEYPOINT_ON", "False"], "KEYPOINT_ON: expected True, .* got False"),
+        ("reppoints_kp", ["TEST.KEYPOINT_OKS_SIGMAS", "[0.1]"], "KEYPOINT_OKS_SIGMAS: .* 294 numbers, got 1"),
+        ("reppoints", ["MODEL.REPPOINTS.IOU_THRESHOLDS", "[0.5, 0.4]"], r"IOU_THRES.* rising .*0.5, 0.4"),
+        ("reppoints", ["MODEL.REPPOINTS.IOU_THRESHOLDS", "[0.0, 0.5]"], "IOU_THRES.* above 0"),
+        ("reppoints", ["MODEL.REPPOINTS.IOU_THRESHOLDS", "[0.5]"], "IOU_THRES.* two"),
+        (
+            "reppoints",
+            ["MODEL.KGDET.NUM_STAGES", "1", "MODEL.KGDET.LOSS.STAGE_WEIGHTS", "[1.0]"],
+            "NUM_STAGES: expected at least 2, .* got 1",
+        ),
+        ("reppoints", ["MODEL.KGDET.LOSS.STAGE_WEIGHTS", "[1.0]"], "STAGE_WEIGHTS: expected .* = 2 numbers"),
+        ("reppoints", ["MODEL.KGDET.AGGREGATION", "selection"], "AGGREGATION: expected 'encoding'"),
+        ("reppoints", ["MODEL.KGDET.FLIP_FUSION.ENABLED", "True"], "FLIP_FUSION.ENABLED: expected False"),
+        ("reppoints", ["MODEL.KGDET.COLUMNS", "[10]"], r"COLUMNS: expected some of .* got \[10\]"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_contradictions_of_RepPoints_are_refused(name, opts, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(f"configs/{name}_R50.yaml", opts)
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_RepPoints_is_trained_as_the_released_KGDet_is(depth):
+    """Input, backbone, schedule and data alike; of the neck all levels."""
+    kgdet, reppoints, with_keypoints = (
+        load_config(f"configs/{name}_R{depth}.yaml", []) for name in ("kgdet", "reppoints", "reppoints_kp")
+    )
+    for cfg in (reppoints, with_keypoints):
+        for part in ("INPUT", "SOLVER", "DATASETS", "TEST"):
+            assert cfg[part] == kgdet[part]
+        for part in ("WEIGHTS", "BACKBONE", "RESNETS", "PIXEL_MEAN", "PIXEL_STD"):
+            assert cfg.MODEL[part] == kgdet.MODEL[part]
+        assert cfg.MODEL.FPN.OUT_FEATURES == ["p3", "p4", "p5", "p6", "p7"]
+        assert cfg.MODEL.KGDET == reppoints.MODEL.KGDET
+    assert (reppoints.MODEL.REPPOINTS.KEYPOINTS, reppoints.MODEL.KEYPOINT_ON) == ("none", False)
+    assert (with_keypoints.MODEL.REPPOINTS.KEYPOINTS, with_keypoints.MODEL.KEYPOINT_ON) == ("parallel", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "opts", "message"),
+    [
+        ("match_rcnn_R50", ["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "17"], r"one of \[8, 294\], got 17"),
+        ("match_rcnn_R50", ["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "NUM_CLASSES: expected 13, .* 294 .* got 3"),
+        ("fld/match_rcnn_R50", ["MODEL.ROI_HEADS.NUM_CLASSES", "13"], "expected 3, .* 8 landmarks, got 13"),
+        ("match_rcnn_R50", ["MODEL.META_ARCHITECTURE", "MatchRCNN"], "NAME: .* got 'StandardROIHeads'"),
+        (
+            "match_rcnn_R50_matching",
+            ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"],
+            "got 'MatchRCNNHeads' with 'GeneralizedRCNN'",
+        ),
+        ("match_rcnn_R50_matching", ["SOLVER.IMS_PER_BATCH", "15"], "IMS_PER_BATCH: expected pairs .* 15"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_contradictions_of_Match_RCNN_are_refused(name, opts, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(f"configs/{name}.yaml", opts)
+
+
+def test_Match_RCNN_has_the_paper_s_heads():
+    """Eight convolutions of 512 to 294 maps of 56 x 56; four convolutions to 1024, an embedding of 256."""
+    model = build_model(load_config("configs/match_rcnn_R50_matching.yaml", ["MODEL.DEVICE", "meta"]))
+    heads = model.roi_heads
+    assert (heads.keypoint_pooler.output_size, heads.mask_pooler.output_size) == ((14, 14), (14, 14))
+    maps = heads.keypoint_head.layers(torch.zeros(2, 256, 14, 14, device="meta"))
+    assert maps.shape == (2, 294, 56, 56)
+    counts = {
+        "keypoint_head": (256 + 7 * 512) * 9 * 512 + 8 * 512 + 512 * 16 * 294 + 294,
+        "matching_head": (3 * 256 + 1024) * (9 * 256 + 1) + 1025 * 256 + 2 * 256 + 257 * 2,
+    }
+    for name, count in counts.items():
+        assert sum(p.numel() for p in getattr(heads, name).parameters()) == count
+
+
 def test_all_contradictions_are_told_at_once():
     with pytest.raises(ValueError, match=r"NUM_POSITIVES.*KEYPOINT_ON"):
         load_config(R50, ["MODEL.KGDET.NUM_POSITIVES", "0", "MODEL.KEYPOINT_ON", "False"])
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", "[384, 600]"],
+        ["INPUT.CROP.TYPE", "absolute_range", "INPUT.CROP.SIZE", "[384, 600]"],
+        ["INPUT.COLOR.BRIGHTNESS", "0.4", "INPUT.COLOR.SATURATION", "1.0"],
+    ],
+    ids=str,
+)
+def test_augmentations_that_fit(opts):
+    load_config(R50, [*CROP, *opts])
+
+
+def test_a_key_without_effect_is_told(caplog):
+    load_config(R50, ["INPUT.SCALE_JITTER", "(0.1, 2.0)"])
+    assert "INPUT.MIN_SIZE_TRAIN has no effect" in caplog.text
+
+
+@pytest.mark.parametrize("opts", [CROP, ["INPUT.SCALE_JITTER", "(0.1, 2.0)"]])
+def test_cropped_masks_need_shapely(monkeypatch, opts):
+    monkeypatch.setattr("kgdet_d2.config.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"MASK_ON: .*pip install shapely"):
+        load_config(R50, ["MODEL.MASK_ON", "True", *opts])
 
 
 def test_missing_config_file():

@@ -5,6 +5,7 @@ N images, C channels, K landmarks of all classes, P informative points, H x W ce
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,26 @@ class PointAggregation(nn.Module):
         offsets = (points - self.grids).split([2 * points for points in self.columns], dim=1)
         columns = [conv(features, offset) for conv, offset in zip(self.convs, offsets, strict=True)]
         return torch.cat(columns, dim=1).relu()
+
+
+class InitialFeatures(nn.Module):
+    """What stage 1 has in place of an aggregation, there being no points yet: a 3x3 convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.out_channels = channels
+
+    def forward(self, features: Tensor, points: Tensor) -> Tensor:
+        return self.conv(features).relu()
+
+
+def aggregation_makers(
+    channels: int, columns: list[int], num_stages: int
+) -> list[Callable[[], InitialFeatures | PointAggregation]]:
+    """What makes the features of a branch, for each stage: a convolution in the first, else aggregation."""
+    first = [lambda: InitialFeatures(channels)]
+    return first + [lambda: PointAggregation(channels, channels, columns)] * (num_stages - 1)
 
 
 class KeypointEncoding(nn.Conv2d):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kgdet_d2.geometry.numerics import full_precision
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points
-from kgdet_d2.modeling.head import StageOutput
+from kgdet_d2.modeling.point_head import StageOutput
 
 
 class KGDetPostprocessor:
@@ -53,8 +53,8 @@ class KGDetPostprocessor:
             image_sizes: (height, width) without padding; boxes and landmarks are clamped to them.
 
         Returns:
-            Instances with pred_boxes, scores, pred_classes and pred_keypoints (n, K, 3): x, y in pixels
-            of the network's input, and the detection's score.
+            Instances with pred_boxes, scores, pred_classes and, where the stage places landmarks,
+            pred_keypoints (n, K, 3): x, y in pixels of the network's input, and the detection's score.
         """
         return [self._one_image(stage, index, cells, strides, size) for index, size in enumerate(image_sizes)]
 
@@ -72,16 +72,12 @@ class KGDetPostprocessor:
 
         keep = batched_nms(boxes.tensor, scores, classes, self.nms_threshold)[: self.max_detections]
         cell, scores = cell[keep], scores[keep]
-        offsets = full_precision(cat([_over_cells(level[image]) for level in stage.keypoints])[cell])
-        return Instances(
-            size,
-            pred_boxes=boxes[keep],
-            scores=scores,
-            pred_classes=classes[keep],
-            pred_keypoints=_clipped_keypoints(
-                offsets_to_points(offsets, cells[cell], strides[cell]), scores, size
-            ),
-        )
+        found = Instances(size, pred_boxes=boxes[keep], scores=scores, pred_classes=classes[keep])
+        if stage.keypoints is not None:
+            offsets = full_precision(cat([_over_cells(level[image]) for level in stage.keypoints])[cell])
+            points = offsets_to_points(offsets, cells[cell], strides[cell])
+            found.pred_keypoints = _clipped_keypoints(points, scores, size)
+        return found
 
     def _topk_per_level(self, scores: Tensor, cells_per_level: list[int]) -> Tensor:
         """Indices of the cells (L,) to look at, of scores (L, C)."""

@@ -1,4 +1,4 @@
-"""KGDet's training objective (paper, eq. 1).
+"""KGDet's training objective (paper, eq. 1), and what RepPoints' shares with it.
 
 N images, L cells of all levels, M positive cells of the batch, C classes, K landmarks.
 """
@@ -17,32 +17,35 @@ from torch import Tensor
 from kgdet_d2.geometry.numerics import full_precision
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points
 from kgdet_d2.modeling.assigner import IGNORED, assign_cells
-from kgdet_d2.modeling.head import StageOutput
+from kgdet_d2.modeling.point_head import StageOutput
 
 KEYPOINT_WEIGHTINGS = ("per_garment", "per_landmark")
 
 
 @dataclass
 class Targets:
-    """What the cells of a batch ought to say, the same for all stages.
+    """What the cells of a batch ought to say in a stage.
 
     Attributes:
         matched: (N, L) index of the cell's garment in its image, BACKGROUND or IGNORED.
         classes: (M,) of the positive cells, in the order of ``matched >= 0``.
         boxes: (M, 4) x1, y1, x2, y2 in pixels.
-        keypoints: (M, K, 3) x, y in pixels and visibility.
+        keypoints: (M, K, 3) x, y in pixels and visibility; None where landmarks are not learned.
         normalizer: number of positives, at least one an image.
     """
 
     matched: Tensor
     classes: Tensor
     boxes: Tensor
-    keypoints: Tensor
+    keypoints: Tensor | None
     normalizer: int
 
 
-class KGDetCriterion:
-    """Assigns cells to garments and weighs the three losses of every stage."""
+class PointCriterion:
+    """The losses of stages that place points, given what each cell ought to say.
+
+    Subclasses tell that by ``stage_targets``.
+    """
 
     @configurable
     def __init__(
@@ -61,8 +64,8 @@ class KGDetCriterion:
     ):
         """
         Args:
-            num_positives: k of the assignment.
-            stage_weights: factor of every stage's three losses.
+            num_positives: k of the assignment of cells.
+            stage_weights: factor of every stage's losses.
             cls_weight, box_weight, keypoint_weight: 1, lambda_2 and lambda_1 of eq. 1.
             keypoint_weighting: "per_garment" gives every garment the weight of one box, 4 coordinates, by
                 4 / (2 x its labelled landmarks), as the release does; "per_landmark" sums over its labelled
@@ -118,40 +121,32 @@ class KGDetCriterion:
             stages: the head's outputs.
             cells, strides: (L, 2) and (L,) in pixels, see :func:`make_cells`.
             padded_sizes: each image's (height, width) after its own padding; cells beyond are ignored.
-            gt_instances: with gt_boxes, gt_classes and gt_keypoints (n, K, 3); garments may be none.
+            gt_instances: with gt_boxes, gt_classes and, where the head places landmarks, gt_keypoints
+                (n, K, 3); garments may be none.
 
         Returns:
-            ``loss_cls_t``, ``loss_box_t``, ``loss_keypoint_t`` for t = 1..T, scalars; with them
-            ``loss_visibility_t`` where the stages tell visibility.
+            ``loss_cls_t``, ``loss_box_t``, ``loss_keypoint_t``, ``loss_visibility_t`` for t = 1..T, scalars,
+            as far as the stage classifies, places landmarks and tells their visibility.
         """
-        targets = self.targets(cells, strides, padded_sizes, gt_instances)
+        stage_targets = self.stage_targets(stages, cells, strides, padded_sizes, gt_instances)
         losses = {}
-        for number, (stage, stage_weight) in enumerate(zip(stages, self.stage_weights, strict=True), start=1):
+        per_stage = zip(stages, self.stage_weights, stage_targets, strict=True)
+        for number, (stage, stage_weight, targets) in enumerate(per_stage, start=1):
             for name, loss in self._stage_losses(stage, cells, strides, targets).items():
                 factor = stage_weight * self.weights[name] / targets.normalizer
                 losses[f"loss_{name}_{number}"] = loss * factor
         return losses
 
-    @torch.no_grad()
-    def targets(
+    def stage_targets(
         self,
+        stages: list[StageOutput],
         cells: Tensor,
         strides: Tensor,
         padded_sizes: list[tuple[int, int]],
         gt_instances: list[Instances],
-    ) -> Targets:
-        """The batch's :class:`Targets`; arguments as for the call."""
-        matched, classes, boxes, keypoints, normalizer = [], [], [], [], 0
-        for (height, width), garments in zip(padded_sizes, gt_instances, strict=True):
-            valid = (cells[:, 0] < width) & (cells[:, 1] < height)
-            cell_garments = assign_cells(garments.gt_boxes.tensor, cells, strides, valid, self.num_positives)
-            positive = cell_garments[cell_garments >= 0]
-            matched.append(cell_garments)
-            classes.append(garments.gt_classes[positive])
-            boxes.append(garments.gt_boxes.tensor[positive])
-            keypoints.append(garments.gt_keypoints.tensor[positive])
-            normalizer += max(len(positive), 1)
-        return Targets(torch.stack(matched), cat(classes), cat(boxes), cat(keypoints), normalizer)
+    ) -> list[Targets]:
+        """What the cells ought to say in each stage; arguments as for the call."""
+        raise NotImplementedError
 
     def _stage_losses(
         self, stage: StageOutput, cells: Tensor, strides: Tensor, targets: Targets
@@ -159,17 +154,17 @@ class KGDetCriterion:
         """Sums over the batch, not yet weighted."""
         image, cell = (targets.matched >= 0).nonzero(as_tuple=True)
         at, unit = cells[cell], 4 * strides[cell]  # (M, 2) and (M,) pixels
-        boxes = boxes_to_pixels(_over_cells(stage.boxes)[image, cell], at, strides[cell])
-        points = offsets_to_points(
-            full_precision(_over_cells(stage.keypoints)[image, cell]), at, strides[cell]
-        )
-        losses = {
-            "cls": self._cls_loss(full_precision(_over_cells(stage.logits)), targets),
-            "box": self._smooth_l1(boxes, targets.boxes, unit[:, None]).sum(),
-            "keypoint": self._keypoint_loss(points, targets.keypoints, unit),
-        }
+        losses = {}
+        if stage.logits is not None:
+            losses["cls"] = self._cls_loss(full_precision(over_cells(stage.logits)), targets)
+        boxes = boxes_to_pixels(over_cells(stage.boxes)[image, cell], at, strides[cell])
+        losses["box"] = self._smooth_l1(boxes, targets.boxes, unit[:, None]).sum()
+        if stage.keypoints is not None:
+            offsets = full_precision(over_cells(stage.keypoints)[image, cell])
+            points = offsets_to_points(offsets, at, strides[cell])
+            losses["keypoint"] = self._keypoint_loss(points, targets.keypoints, unit)
         if stage.visibility is not None:
-            visibility = full_precision(_over_cells(stage.visibility)[image, cell])
+            visibility = full_precision(over_cells(stage.visibility)[image, cell])
             losses["visibility"] = self._visibility_loss(visibility, targets.keypoints)
         return losses
 
@@ -207,6 +202,47 @@ class KGDetCriterion:
         return smooth_l1_loss(prediction / unit, target / unit, self.smooth_l1_beta, reduction="none")
 
 
-def _over_cells(levels: list[Tensor]) -> Tensor:
+class KGDetCriterion(PointCriterion):
+    """The cells nearest to a garment's centre answer for it, in all stages alike."""
+
+    def stage_targets(self, stages, cells, strides, padded_sizes, gt_instances) -> list[Targets]:
+        return [self.targets(cells, strides, padded_sizes, gt_instances)] * len(stages)
+
+    @torch.no_grad()
+    def targets(
+        self,
+        cells: Tensor,
+        strides: Tensor,
+        padded_sizes: list[tuple[int, int]],
+        gt_instances: list[Instances],
+    ) -> Targets:
+        """The batch's :class:`Targets`; arguments as for the call."""
+        matched = [
+            assign_cells(garments.gt_boxes.tensor, cells, strides, valid, self.num_positives)
+            for garments, valid in zip(gt_instances, valid_cells(cells, padded_sizes), strict=True)
+        ]
+        return make_targets(matched, gt_instances, with_keypoints=True)
+
+
+def valid_cells(cells: Tensor, padded_sizes: list[tuple[int, int]]) -> Tensor:
+    """(N, L) bool: whether a cell (L, 2) lies in an image, its own padding to (height, width) included."""
+    return torch.stack([(cells[:, 0] < width) & (cells[:, 1] < height) for height, width in padded_sizes])
+
+
+def make_targets(matched: list[Tensor], gt_instances: list[Instances], *, with_keypoints: bool) -> Targets:
+    """Targets of cells that answer for the garments ``matched``, (L,) an image, see :class:`Targets`."""
+    positive = [garment[garment >= 0] for garment in matched]
+    images = list(zip(gt_instances, positive, strict=True))
+    keypoints = [gt.gt_keypoints.tensor[garment] for gt, garment in images] if with_keypoints else None
+    return Targets(
+        matched=torch.stack(matched),
+        classes=cat([gt.gt_classes[garment] for gt, garment in images]),
+        boxes=cat([gt.gt_boxes.tensor[garment] for gt, garment in images]),
+        keypoints=cat(keypoints) if with_keypoints else None,
+        normalizer=sum(max(len(garment), 1) for garment in positive),
+    )
+
+
+def over_cells(levels: list[Tensor]) -> Tensor:
     """Maps (N, D, H, W) of all levels -> (N, L, D)."""
     return cat([permute_to_N_HWA_K(level, level.shape[1]) for level in levels], dim=1)

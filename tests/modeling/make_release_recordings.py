@@ -25,6 +25,7 @@ RULES = {
     "head3_p567": _HEAD,
     "head1_n9_p5": _HEAD,
     "head3_p5_flip": _HEAD,
+    "repkp_parallel": _HEAD,
     "moment": {r"minmax|partial_minmax|p2k": 0},
     "assigner": {},
     "losses": {},

@@ -102,9 +102,12 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return x.astype(np.float32)
 
 
-def features(name: str, facts: dict[str, Any], sizes: list[tuple[int, int]]) -> list[np.ndarray]:
-    """The feature maps (2, 256, H, W), a level each, that the head's recording ``name`` was made from."""
+def features(
+    name: str, facts: dict[str, Any], sizes: list[tuple[int, int]], num_images: int = 2
+) -> list[np.ndarray]:
+    """The feature maps (N, 256, H, W), a level each, that the head's recording ``name`` was made from."""
+    salt = facts.get("feat_salt", 0)
     return [
-        (1.5 * noise(f"fixture.{name}.feat.{level}", (2, 256, *size), facts["feat_salt"])).astype(np.float32)
+        (1.5 * noise(f"fixture.{name}.feat.{level}", (num_images, 256, *size), salt)).astype(np.float32)
         for level, size in enumerate(sizes)
     ]

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from kgdet_d2.geometry.points import make_cells
-from kgdet_d2.modeling.head import StageOutput
 from kgdet_d2.modeling.inference import KGDetPostprocessor
+from kgdet_d2.modeling.point_head import StageOutput
 
 CLASSES, LANDMARKS, SIZES, STRIDES = 3, 2, [(4, 5), (2, 3)], [8, 16]
 
@@ -93,6 +95,15 @@ def test_nothing_above_the_threshold_gives_empty_instances_with_all_fields():
     (found,) = make_postprocessor()(stage, cells, strides, [(32, 40)])
     assert len(found) == 0
     assert found.pred_keypoints.shape == (0, LANDMARKS, 3) and found.pred_boxes.tensor.shape == (0, 4)
+
+
+def test_without_landmarks_there_is_no_field_of_them():
+    stage, cells = random_stage(0), make_cells(SIZES, STRIDES, torch.device("cpu"))
+    (expected,) = make_postprocessor()(stage, *cells, [(32, 40)])
+    (found,) = make_postprocessor()(replace(stage, keypoints=None), *cells, [(32, 40)])
+    assert found.get_fields().keys() == expected.get_fields().keys() - {"pred_keypoints"}
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(found.scores, expected.scores)
 
 
 def test_scores_that_are_nan_are_no_detections():

@@ -9,6 +9,16 @@ from kgdet_d2.modeling.meta_arch import KGDet
 CONFIG = "configs/sample/kgdet_tiny.yaml"
 LEVELS = [["p4"], ["p5"], ["p5", "p6", "p7"], ["p4", "p5", "p6", "p7"]]
 
+# Photos as height, width and boxes.
+BATCHES = {
+    "two": [(96, 64, [[5, 5, 60, 90]]), (64, 100, [[0, 0, 99, 60], [20, 10, 60, 40]])],
+    "no garments": [(64, 64, []), (64, 64, [])],
+    "half without": [(64, 96, []), (64, 64, [[1, 1, 60, 60]])],
+    "one cell": [(32, 32, [[0, 0, 30, 30]]), (32, 32, [])],
+    "larger than the photo": [(64, 64, [[-500, -500, 900, 900]])],
+    "thirty": [(64, 64, [[i, i, i + 30, i + 30] for i in range(30)])],
+}
+
 
 def make_model(*opts):
     torch.manual_seed(0)
@@ -30,15 +40,8 @@ def photo(height, width, boxes=(), labelled=20):
 @pytest.mark.parametrize("levels", LEVELS, ids="-".join)
 @pytest.mark.parametrize(
     "batch",
-    [
-        [(96, 64, [[5, 5, 60, 90]]), (64, 100, [[0, 0, 99, 60], [20, 10, 60, 40]])],
-        [(64, 64, []), (64, 64, [])],
-        [(64, 96, []), (64, 64, [[1, 1, 60, 60]])],
-        [(32, 32, [[0, 0, 30, 30]]), (32, 32, [])],
-        [(64, 64, [[-500, -500, 900, 900]])],
-        [(64, 64, [[i, i, i + 30, i + 30] for i in range(30)])],
-    ],
-    ids=["two", "no garments", "half without", "one cell", "larger than the photo", "thirty"],
+    BATCHES.values(),
+    ids=BATCHES,
 )
 def test_trains_and_detects(levels, batch):
     model = make_model("MODEL.FPN.OUT_FEATURES", str(levels))

@@ -6,8 +6,8 @@ import torch
 from detectron2.structures import Boxes, Instances, Keypoints
 
 from kgdet_d2.geometry.points import make_cells
-from kgdet_d2.modeling.head import StageOutput
 from kgdet_d2.modeling.losses import KGDetCriterion
+from kgdet_d2.modeling.point_head import StageOutput
 
 CLASSES, LANDMARKS, SIZES, STRIDES = 3, 4, [(6, 5), (3, 3)], [8, 16]
 
@@ -54,7 +54,7 @@ def two_images(generator):
 
 def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
     """Every term read out of the maps cell by cell, in double precision."""
-    targets = criterion.targets(cells, strides, padded_sizes, gt)
+    all_targets = criterion.stage_targets(stages, cells, strides, padded_sizes, gt)
     places = [(level, y, x) for level, (h, w) in enumerate(SIZES) for y in range(h) for x in range(w)]
 
     def focal(logit, positive):
@@ -66,7 +66,7 @@ def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
         return 0.5 * difference**2 / beta if difference < beta else difference - 0.5 * beta
 
     totals = {}
-    for number, stage in enumerate(stages, start=1):
+    for number, (stage, targets) in enumerate(zip(stages, all_targets, strict=True), start=1):
         cls = box = keypoint = visibility = 0.0
         numbers = []  # of labelled landmarks, at positive cells of garments that have any
         for image in range(len(gt)):
@@ -75,7 +75,7 @@ def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
                 if garment == -2:
                     continue
                 stride, unit = STRIDES[level], 4 * STRIDES[level]
-                for c in range(CLASSES):
+                for c in range(CLASSES) if stage.logits else []:
                     positive = garment >= 0 and int(gt[image].gt_classes[garment]) == c
                     cls += focal(stage.logits[level][image, c, y, x].item(), positive)
                 if garment < 0:
@@ -84,6 +84,8 @@ def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
                     at = (x, y)[side % 2] * stride
                     predicted = stage.boxes[level][image, side, y, x].item() * stride + at
                     box += smooth_l1((predicted - gt[image].gt_boxes.tensor[garment, side].item()) / unit)
+                if not stage.keypoints:
+                    continue
                 landmarks = gt[image].gt_keypoints.tensor[garment]
                 labelled = [k for k in range(LANDMARKS) if landmarks[k, 2] > 0]
                 for k in labelled:
@@ -93,14 +95,17 @@ def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
                         per_garment = criterion.keypoint_weighting == "per_garment"
                         weight = 4 / (2 * len(labelled)) if per_garment else 1
                         keypoint += weight * smooth_l1((predicted - landmarks[k, axis].item()) / unit)
-                for k in range(LANDMARKS) if labelled else []:
+                for k in range(LANDMARKS) if labelled and stage.visibility else []:
                     logit = stage.visibility[level][image, k, y, x].item()
                     visibility += focal(logit, k in labelled)
                 numbers += [len(labelled)] if labelled else []
         factor = criterion.stage_weights[number - 1] / targets.normalizer
-        visibility /= sum(numbers) / len(numbers)
-        terms = {"cls": cls, "box": box, "keypoint": keypoint, "visibility": visibility}
-        for name, value in terms.items():
+        visibility /= sum(numbers) / max(len(numbers), 1) or 1
+        terms = {"box": (box, stage.boxes), "cls": (cls, stage.logits)}
+        terms |= {"keypoint": (keypoint, stage.keypoints), "visibility": (visibility, stage.visibility)}
+        for name, (value, told) in terms.items():
+            if told is None:
+                continue
             totals[f"loss_{name}_{number}"] = value * factor * criterion.weights[name]
     return totals
 

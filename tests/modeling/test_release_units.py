@@ -11,9 +11,9 @@ from kgdet_d2.geometry.numerics import scale_gradient
 from kgdet_d2.geometry.points import split_points
 from kgdet_d2.modeling import inference
 from kgdet_d2.modeling.assigner import assign_cells
-from kgdet_d2.modeling.head import StageOutput
 from kgdet_d2.modeling.inference import KGDetPostprocessor
 from kgdet_d2.modeling.losses import KGDetCriterion, Targets
+from kgdet_d2.modeling.point_head import StageOutput
 from tests.modeling.release_detections import check_detections, inclusive_nms
 from tests.modeling.release_recordings import each_source, load
 

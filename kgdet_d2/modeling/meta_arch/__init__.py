@@ -1,5 +1,6 @@
 """Meta-architectures; importing registers them with Detectron2."""
 
 from kgdet_d2.modeling.meta_arch.kgdet import KGDet
+from kgdet_d2.modeling.meta_arch.reppoints import RepPoints
 
-__all__ = ["KGDet"]
+__all__ = ["KGDet", "RepPoints"]

@@ -1,0 +1,101 @@
+"""What KGDet and RepPoints share around their heads, on Detectron2's dense-detector flow."""
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import Backbone, build_backbone
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import ImageList, Instances
+from torch import Tensor
+
+from kgdet_d2.geometry.points import make_cells
+from kgdet_d2.modeling.inference import KGDetPostprocessor
+from kgdet_d2.modeling.losses import PointCriterion
+from kgdet_d2.modeling.point_head import PointHead, StageOutput
+
+
+class PointDetector(DenseDetector):
+    """A detector whose head places points at every cell and makes its boxes of them, in stages.
+
+    Inputs and outputs are Detectron2's: in training a dict of losses; in inference, for every image,
+    ``{"instances": Instances(pred_boxes, scores, pred_classes)}`` in the original image's pixels. Where the
+    head places landmarks there are ``pred_keypoints`` (n, K, 3) over the slots of all classes, too.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: PointHead,
+        criterion: PointCriterion,
+        postprocessor: KGDetPostprocessor,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+    ):
+        super().__init__(backbone, head, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        self.criterion = criterion
+        self.postprocessor = postprocessor
+        shapes = backbone.output_shape()
+        self.strides = [shapes[name].stride for name in self.head_in_features]
+
+    @staticmethod
+    def parts(cfg: CfgNode, head: type[PointHead], criterion: type[PointCriterion]) -> dict[str, Any]:
+        """The constructor's arguments with a head and a criterion of these classes."""
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "head": head(cfg, backbone.output_shape()),
+            "criterion": criterion(cfg),
+            "postprocessor": KGDetPostprocessor(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """As Detectron2's dense detectors.
+
+        Raises:
+            FloatingPointError: in training, when a loss is not finite; names the losses and the photos.
+        """
+        outputs = super().forward(batched_inputs)
+        if self.training:
+            check_losses(outputs, batched_inputs)
+        return outputs
+
+    def forward_training(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: list[StageOutput],
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """Losses; an image's own padding counts as its background, the batch's is ignored."""
+        unit = max(self.backbone.size_divisibility, 1)
+        padded_sizes = [
+            (-(-height // unit) * unit, -(-width // unit) * unit) for height, width in images.image_sizes
+        ]
+        return self.criterion(predictions, *self._cells(features), padded_sizes, gt_instances)
+
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: list[StageOutput]
+    ) -> list[Instances]:
+        """Detections of the last stage, in pixels of the network's input."""
+        return self.postprocessor(predictions[-1], *self._cells(features), images.image_sizes)
+
+    def _cells(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return make_cells([tuple(level.shape[-2:]) for level in features], self.strides, self.device)
+
+
+def check_losses(losses: dict[str, Tensor], batched_inputs: list[dict]) -> None:
+    """Stop a training whose losses are not finite.
+
+    Raises:
+        FloatingPointError: names those losses and the photos.
+    """
+    # All losses at once: each look at a value makes the host wait for the device.
+    if not torch.stack(list(losses.values())).isfinite().all():
+        bad = {name: loss.item() for name, loss in losses.items() if not loss.isfinite()}
+        photos = [photo.get("file_name", "(no file name)") for photo in batched_inputs]
+        raise FloatingPointError(f"losses that are not finite: {bad}, for the photos {photos}")
