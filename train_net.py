@@ -9,6 +9,7 @@
 """
 
 import logging
+import os
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -53,9 +54,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
-        return FashionEvaluator(
-            dataset_name, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS, output_dir=cfg.OUTPUT_DIR
-        )
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return FashionEvaluator(dataset_name, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS, output_dir=folder)
 
     @classmethod
     def build_optimizer(cls, cfg, model):

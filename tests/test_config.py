@@ -271,7 +271,7 @@ def test_a_key_without_effect_is_told(caplog):
 
 @pytest.mark.parametrize("opts", [CROP, ["INPUT.SCALE_JITTER", "(0.1, 2.0)"]])
 def test_cropped_masks_need_shapely(monkeypatch, opts):
-    monkeypatch.setattr("kgdet_d2.config.find_spec", lambda name: None)
+    monkeypatch.setattr("kgdet_d2.config_checks.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"MASK_ON: .*pip install shapely"):
         load_config(R50, ["MODEL.MASK_ON", "True", *opts])
 

@@ -21,7 +21,8 @@ class FashionDatasetMapper(DatasetMapper):
 
     When the photo is mirrored, left and right landmarks change places within their class. A landmark that
     leaves the frame gets v = 0 (on its edge it is inside), a box is clipped to it, and a garment whose box
-    leaves it is dropped. Proposals and semantic segmentation are not read.
+    leaves it is dropped, or whose polygons do where masks are read; one without polygons is kept. Proposals
+    and semantic segmentation are not read. ``gt_styles`` (n,) is there where the annotations have a style.
     In training ``instances.gt_keypoints`` is (n, K, 3), n = 0 included: x, y in pixels of the resized photo
     and v in the class's own slots, zeros in the others'.
     """
@@ -83,6 +84,7 @@ class FashionDatasetMapper(DatasetMapper):
         self, annotations: list[dict], transforms: T.TransformList, image_size: tuple[int, int]
     ) -> Instances:
         annotations = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
+        had_polygons = [len(annotation.get("segmentation", ())) > 0 for annotation in annotations]
         keypoints = np.zeros((len(annotations), self.schema.num_keypoints, 3), dtype=np.float32)
         for row, annotation in zip(keypoints, annotations, strict=True):
             if not self.use_instance_mask:
@@ -101,9 +103,20 @@ class FashionDatasetMapper(DatasetMapper):
         )
         if self.use_keypoint:
             instances.gt_keypoints = Keypoints(keypoints)
-        if self.recompute_boxes and annotations:
-            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-        return utils.filter_empty_instances(instances)
+        if annotations and "style" in annotations[0]:
+            instances.gt_styles = torch.tensor([annotation["style"] for annotation in annotations])
+        return self._in_frame(instances, torch.tensor(had_polygons, dtype=torch.bool))
+
+    def _in_frame(self, instances: Instances, had_polygons: torch.Tensor) -> Instances:
+        """Those whose box, and whose polygons where they had any (n,), are still in the frame."""
+        if not instances.has("gt_masks"):
+            return utils.filter_empty_instances(instances)
+        has_mask = instances.gt_masks.nonempty()
+        if self.recompute_boxes:
+            boxes = instances.gt_masks.get_bounding_boxes().tensor
+            instances.gt_boxes.tensor[has_mask] = boxes[has_mask]
+        instances = instances[has_mask | ~had_polygons]
+        return utils.filter_empty_instances(instances, by_mask=False)
 
 
 def image_to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -1,27 +1,33 @@
 """Box AP and landmark AP of a registered fashion dataset."""
 
 import logging
+import os
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
-from pycocotools.cocoeval import COCOeval
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.logger import create_small_table
+from tabulate import tabulate
 
-from kgdet_d2.evaluation.coco import coco_ground_truth, coco_results, without_detections
-from kgdet_d2.schema import KeypointSchema
+from kgdet_d2.evaluation.average_precision import box_average_precision, landmark_average_precision
+from kgdet_d2.evaluation.ground_truth import GroundTruth
+from kgdet_d2.evaluation.predictions import Predictions
+from kgdet_d2.files import whole_file, write_json_array
+
+logger = logging.getLogger(__name__)
 
 
-class FashionEvaluator(COCOEvaluator):
+class FashionEvaluator(DatasetEvaluator):
     """COCO's box AP and landmark AP, both means over the classes that occur in the ground truth.
 
-    Landmarks: OKS with variance (2 sigma)^2 and the box's area, at most 20 garments per class and image;
-    v = 1 and v = 2 both count; a garment without a labelled landmark is ignored. Boxes: at most
-    ``max_dets_per_image`` per class and image. Computed by pycocotools.
+    Results are in percent, nan where there is no ground truth: "bbox" and "keypoints" as COCOEvaluator has
+    them, with COCO's AR beside, and "keypoints_visible"; each is what :meth:`AveragePrecision.summary` says.
+    Under "keypoints" visible and occluded landmarks count, under "keypoints_visible" visible ones only. The
+    numbers are those of pycocotools on the landmarks of all classes with one sigma each.
 
-    The results, in percent: ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>", ...},
-    "keypoints": {"AP", "AP50", "AP75", "APm", "APl", "AP-<class>", ...}}``. What has no ground truth
-    is nan and counts in no mean.
+    Photos of the dataset that were not predicted count as missed, with a warning.
     """
 
     def __init__(
@@ -32,45 +38,50 @@ class FashionEvaluator(COCOEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         max_dets_per_image: int = 100,
+        use_fast_impl: bool = True,
+        save_coco_results: bool = False,
     ) -> None:
         """
         Args:
             dataset_name: a registered dataset of dicts with class-local landmarks, whose metadata holds
-                ``keypoint_schema`` and ``thing_classes``.
+                ``keypoint_schema``.
             kpt_oks_sigmas: K sigmas over the global slots; none: the schema's.
             distributed: gather the predictions of all processes; otherwise evaluate this one's.
-            output_dir: where ``coco_instances_results.json`` goes (and ``instances_predictions.pth``, the
-                same as torch file); None: nothing is written.
+            output_dir: where ``predictions.npz`` goes, see :class:`Predictions`; None: nothing is written.
             max_dets_per_image: of one class, best scores first; for boxes only.
+            use_fast_impl: compute with faster-coco-eval; otherwise with pycocotools, which is slower and
+                gives the same numbers.
+            save_coco_results: write ``coco_instances_results.json``, too, see
+                :meth:`Predictions.coco_results`. It takes some 5 KB a detection.
 
         Raises:
             ValueError: when the metadata has no schema, the sigmas do not fit the schema, or the dataset
                 has no garment.
         """
-        # COCOEvaluator's constructor insists on a COCO file and writes one, landmarks shifted by half a
-        # pixel, where there is none. This one sets the same fields with the ground truth in memory.
-        self._logger = logging.getLogger(__name__)
-        self._distributed = distributed
-        self._output_dir = output_dir
-        self._use_fast_impl = False
-        self._max_dets_per_image = [1, 10, max_dets_per_image]
-        self._tasks = ("bbox", "keypoints")
-        self._cpu_device = torch.device("cpu")
-        self._metadata = MetadataCatalog.get(dataset_name)
-        self._do_evaluation = True
-
-        self._schema = _schema_of(dataset_name)
-        self._kpt_oks_sigmas = list(kpt_oks_sigmas) or list(self._schema.sigmas)
-        if len(self._kpt_oks_sigmas) != self._schema.num_keypoints:
+        schema = MetadataCatalog.get(dataset_name).get("keypoint_schema")
+        if schema is None:
+            raise ValueError(f"dataset {dataset_name!r}: its metadata lacks keypoint_schema")
+        self.sigmas = list(kpt_oks_sigmas) or list(schema.sigmas)
+        if len(self.sigmas) != schema.num_keypoints:
             raise ValueError(
                 f"OKS sigmas (TEST.KEYPOINT_OKS_SIGMAS) for dataset {dataset_name!r}: expected "
-                f"{self._schema.num_keypoints}, one per landmark of {self._schema.name!r}, "
-                f"got {len(self._kpt_oks_sigmas)}"
+                f"{schema.num_keypoints}, one per landmark of {schema.name!r}, got {len(self.sigmas)}"
             )
-        self._coco_api = coco_ground_truth(DatasetCatalog.get(dataset_name), self._schema)
-        if not self._coco_api.anns:
+        self.dataset_name = dataset_name
+        self.distributed = distributed
+        self.output_dir = output_dir
+        self.max_dets_per_image = max_dets_per_image
+        self.engine = "faster-coco-eval" if use_fast_impl else "pycocotools"
+        self.save_coco_results = save_coco_results
+        self.ground_truth = GroundTruth.from_dataset_dicts(DatasetCatalog.get(dataset_name), schema)
+        if not self.ground_truth.num_garments:
             raise ValueError(f"dataset {dataset_name!r}: expected garments to evaluate on, found none")
         self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self._predictions: list[Predictions] = []
+        self._predicted: set[int] = set()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Keep the predictions of a batch; they are not modified.
@@ -80,32 +91,101 @@ class FashionEvaluator(COCOEvaluator):
             outputs: the model's, dicts with ``instances`` in the original image's continuous pixels.
 
         Raises:
-            ValueError: naming the image, when it is not in the dataset, or a prediction is malformed or
-                has a box, score or landmark that is not finite.
+            ValueError: naming the image, when it is not in the dataset or was predicted before, or a
+                prediction is malformed or has a box, score or landmark that is not finite.
         """
+        truth = self.ground_truth
         for record, output in zip(inputs, outputs, strict=True):
             image_id = record["image_id"]
-            if image_id not in self._coco_api.imgs:
-                raise ValueError(
-                    f"prediction for image {image_id}: no such image_id among the {len(self._coco_api.imgs)} "
-                    f"images of dataset {self._metadata.name!r}"
-                )
-            instances = coco_results(output["instances"], image_id, self._schema)
-            self._predictions.append({"image_id": image_id, "instances": instances})
+            if image_id in self._predicted:
+                raise ValueError(f"image {image_id}: predicted more than once")
+            (row,) = truth.photo_rows([image_id])
+            prediction = Predictions.from_instances(
+                output["instances"],
+                image_id=image_id,
+                schema=truth.schema,
+                wide_classes=truth.lacks_visible[row],
+            )
+            self._predictions.append(prediction)
+            self._predicted.add(image_id)
 
-    def _derive_coco_results(
-        self, coco_eval: COCOeval | None, iou_type: str, class_names: list[str] | None = None
-    ) -> dict[str, float]:
-        if coco_eval is None:  # no detection in any image: AP is 0 where there is ground truth, not nan
-            coco_eval = COCOeval(self._coco_api, without_detections(self._coco_api), iou_type)
-            coco_eval.evaluate()
-            coco_eval.accumulate()
-            coco_eval.summarize()
-        return super()._derive_coco_results(coco_eval, iou_type, class_names)
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """The results, in the main process; in others an empty dict.
+
+        Raises:
+            ValueError: naming an image that two processes have predicted.
+        """
+        schema = self.ground_truth.schema
+        self._predictions = [Predictions.concatenate(self._predictions, schema)]
+        gathered = self._predictions
+        if self.distributed:
+            comm.synchronize()
+            gathered = comm.gather(gathered[0], dst=0)
+            if not comm.is_main_process():
+                return {}
+        predictions = gathered[0] if len(gathered) == 1 else Predictions.concatenate(gathered, schema)
+        missing = len(self.ground_truth) - len(predictions)
+        if missing:
+            logger.warning(
+                "%s: %d of %d photos were not predicted; their garments count as missed",
+                *(self.dataset_name, missing, len(self.ground_truth)),
+            )
+        if self.output_dir:
+            self._save(predictions)
+        results = coco_scores(
+            self.ground_truth,
+            predictions,
+            sigmas=self.sigmas,
+            max_detections=self.max_dets_per_image,
+            engine=self.engine,
+        )
+        log_scores(results, self.ground_truth)
+        return results
+
+    def _save(self, predictions: Predictions) -> None:
+        predictions.save(os.path.join(self.output_dir, "predictions.npz"))
+        if self.save_coco_results:
+            with whole_file(os.path.join(self.output_dir, "coco_instances_results.json")) as file:
+                write_json_array(file, predictions.coco_results())
 
 
-def _schema_of(dataset_name: str) -> KeypointSchema:
-    schema = MetadataCatalog.get(dataset_name).get("keypoint_schema")
-    if schema is None:
-        raise ValueError(f"dataset {dataset_name!r}: its metadata lacks keypoint_schema")
-    return schema
+def coco_scores(
+    ground_truth: GroundTruth,
+    predictions: Predictions,
+    *,
+    sigmas: Sequence[float] | None = None,
+    max_detections: int = 100,
+    engine: str = "faster-coco-eval",
+) -> dict[str, dict[str, float]]:
+    """The results of :class:`FashionEvaluator` for predictions at hand.
+
+    The arguments are those of :func:`box_average_precision` and :func:`landmark_average_precision`.
+    """
+    boxes = box_average_precision(ground_truth, predictions, max_detections=max_detections, engine=engine)
+    results = {"bbox": boxes[0].summary()}
+    for task, visible_only in {"keypoints": False, "keypoints_visible": True}.items():
+        landmarks = landmark_average_precision(
+            ground_truth, predictions, visible_only=visible_only, sigmas=sigmas, engine=engine
+        )
+        results[task] = landmarks[0].summary()
+    return results
+
+
+def log_scores(results: dict[str, dict[str, float]], ground_truth: GroundTruth) -> None:
+    """Log the results: a small table for each task, and one of AP by class."""
+    for task, scores in results.items():
+        overall = {name: score for name, score in scores.items() if not name.startswith("AP-")}
+        logger.info("Evaluation results for %s:\n%s", task, create_small_table(overall))
+    names = ground_truth.schema.class_names
+    counts = np.bincount(ground_truth.category_id, minlength=len(names)).tolist()
+    rows = [
+        [name, count, *(scores[f"AP-{name}"] for scores in results.values())]
+        for name, count in zip(names, counts, strict=True)
+    ]
+    table = tabulate(
+        rows, headers=["category", "garments", *(f"{task} AP" for task in results)], **_TABLE_STYLE
+    )
+    logger.info("Per-category AP:\n%s", table)
+
+
+_TABLE_STYLE = {"tablefmt": "pipe", "floatfmt": ".3f", "numalign": "left"}

@@ -213,6 +213,30 @@ def test_boxes_of_cropped_masks_are_computed_anew(cfg, records, opts):
     assert len(FashionDatasetMapper(cfg, True)(records[1])["instances"]) == 0  # a photo without garments
 
 
+@pytest.mark.parametrize("opts", [[], ["INPUT.CROP.ENABLED", True]])
+def test_garments_without_polygons_stay_with_their_box(cfg, records, opts):
+    """Prepared without segmentation, or never annotated: they are no background."""
+    cfg.merge_from_list([*opts, "MODEL.MASK_ON", True, "INPUT.RANDOM_FLIP", "none"])
+    record = {**records[0], "annotations": [{**a} for a in records[0]["annotations"]]}
+    for annotation in record["annotations"][::2]:
+        annotation["segmentation"] = []
+        annotation["bbox"] = [0, 0, 64, 48]
+    np.random.seed(0)  # noqa: NPY002
+    instances = FashionDatasetMapper(cfg, True)(record)["instances"]
+    bare = ~instances.gt_masks.nonempty()
+    assert instances.gt_classes[bare].tolist() == list(range(0, 13, 2))
+    height, width = instances.image_size
+    assert instances.gt_boxes.tensor[bare].tolist() == [[0, 0, width, height]] * 7
+
+
+def test_styles_come_where_the_annotations_have_them(cfg, records):
+    mapped = FashionDatasetMapper(cfg, True)(records[0])["instances"]
+    assert mapped.gt_styles.tolist() == [a["style"] for a in records[0]["annotations"]]
+    for annotation in records[0]["annotations"]:
+        del annotation["style"]
+    assert not FashionDatasetMapper(cfg, True)(records[0])["instances"].has("gt_styles")
+
+
 def test_training_loader_feeds_the_mapper(cfg):
     """Photo 2 has no garment."""
     cfg.SOLVER.IMS_PER_BATCH = 2

@@ -1,22 +1,28 @@
-"""FashionEvaluator against plain pycocotools, plain loops and what must hold of any evaluation."""
+"""FashionEvaluator against plain loops and what must hold of any evaluation, and its errors and files.
+
+That its numbers are pycocotools' is tested in test_average_precision.
+"""
 
 import itertools
 import json
+import logging
 import math
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import coco_evaluation
-from detectron2.structures import Boxes, BoxMode, Instances
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from detectron2.engine import launch
+from detectron2.evaluation import print_csv_format
+from detectron2.structures import BoxMode, Instances
 
-from kgdet_d2.evaluation import FashionEvaluator
+from kgdet_d2.evaluation import FashionEvaluator, evaluator
+from kgdet_d2.evaluation.evaluator import coco_scores
+from kgdet_d2.evaluation.predictions import Predictions
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
 
 SIZE = 400
+TASKS = ("bbox", "keypoints", "keypoints_visible")
 TROUSERS, SKIRT = SCHEMA.class_names.index("trousers"), SCHEMA.class_names.index("skirt")
 
 
@@ -84,142 +90,46 @@ def random_dataset(rng, classes=range(SCHEMA.num_classes), images=20):
     ]
 
 
-def instances(boxes, scores, classes, keypoints):
-    return Instances(
-        (SIZE, SIZE),
-        pred_boxes=Boxes(torch.as_tensor(np.asarray(boxes, dtype=np.float64).reshape(-1, 4))),
-        scores=torch.as_tensor(np.asarray(scores, dtype=np.float64)),
-        pred_classes=torch.as_tensor(np.asarray(classes, dtype=np.int64)),
-        pred_keypoints=torch.as_tensor(np.asarray(keypoints, dtype=np.float64)).reshape(-1, 294, 3),
-    )
+@pytest.fixture
+def perfect_instances(make_instances):
+    def _perfect(record):
+        """The truth; slots without it (a network fills them all) stand at the box's centre."""
+        keypoints = []
+        for a in record["annotations"]:
+            truth = SCHEMA.scatter(np.reshape(a["keypoints"], (-1, 3)), a["category_id"])
+            centre = [sum(a["bbox"][0::2]) / 2, sum(a["bbox"][1::2]) / 2]
+            keypoints.append(np.where(truth[:, 2:] > 0, truth[:, :2], centre))
+        boxes = [a["bbox"] for a in record["annotations"]]
+        classes = [a["category_id"] for a in record["annotations"]]
+        return make_instances(boxes, [0.9] * len(boxes), classes, keypoints)
 
-
-def perfect_instances(record):
-    """The truth; slots without it (a network fills them all) stand at the box's centre."""
-    keypoints = []
-    for a in record["annotations"]:
-        truth = SCHEMA.scatter(np.reshape(a["keypoints"], (-1, 3)), a["category_id"])
-        centre = [sum(a["bbox"][0::2]) / 2, sum(a["bbox"][1::2]) / 2, 0]
-        keypoints.append(np.where(truth[:, 2:] > 0, truth, centre))
-    return instances(
-        [a["bbox"] for a in record["annotations"]],
-        [0.9] * len(keypoints),
-        [a["category_id"] for a in record["annotations"]],
-        keypoints,
-    )
-
-
-def random_instances(rng, record, classes=range(SCHEMA.num_classes)):
-    """Each garment found roughly, often twice; a few false ones; all 294 slots filled."""
-    rows = []
-    for annotation in record["annotations"]:
-        for _ in range(rng.integers(3)):
-            own = np.reshape(annotation["keypoints"], (-1, 3))
-            keypoints = rng.uniform(0, SIZE, (294, 3))
-            keypoints[list(SCHEMA.slots[annotation["category_id"]])] = own + rng.normal(
-                0, rng.choice([1, 4, 12]), own.shape
-            )
-            box = np.array(annotation["bbox"]) + rng.normal(0, rng.choice([1, 5, 15]), 4)
-            rows.append((box, rng.random(), annotation["category_id"], keypoints))
-    for _ in range(rng.integers(30)):
-        box = np.sort(rng.uniform(0, SIZE, (2, 2)), axis=0).ravel()
-        rows.append((box, rng.random(), int(rng.choice(classes)), rng.uniform(0, SIZE, (294, 3))))
-    return instances(*(zip(*rows, strict=True) if rows else ([], [], [], np.zeros((0, 294, 3)))))
+    return _perfect
 
 
 def evaluate(evaluator, dataset, predictions):
+    """Photo by photo."""
     evaluator.reset()
     for record, prediction in zip(dataset, predictions, strict=True):
         evaluator.process([record], [{"instances": prediction}])
     return evaluator.evaluate()
 
 
-def plain_pycocotools(dataset, predictions, iou_type):
-    """COCOeval on dicts written here, 294 landmarks each. -> stats, AP per class."""
-    truth, found = [], []
-    for record, prediction in zip(dataset, predictions, strict=True):
-        for a in record["annotations"]:
-            x1, y1, x2, y2 = a["bbox"]
-            start = sum(SCHEMA.num_landmarks(c) for c in range(a["category_id"]))
-            keypoints = [0.0] * (3 * 294)
-            keypoints[3 * start : 3 * start + len(a["keypoints"])] = a["keypoints"]
-            truth.append(
-                {
-                    "id": len(truth) + 1,
-                    "image_id": record["image_id"],
-                    "category_id": a["category_id"],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": 0,
-                    "keypoints": keypoints,
-                    "num_keypoints": sum(v > 0 for v in a["keypoints"][2::3]),
-                }
-            )
-        for i in range(len(prediction)):
-            x1, y1, x2, y2 = prediction.pred_boxes.tensor[i].tolist()
-            found.append(
-                {
-                    "image_id": record["image_id"],
-                    "category_id": int(prediction.pred_classes[i]),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "score": float(prediction.scores[i]),
-                    "keypoints": prediction.pred_keypoints[i].ravel().tolist(),
-                }
-            )
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": record["image_id"]} for record in dataset],
-        "categories": [{"id": c} for c in range(13)],
-        "annotations": truth,
-    }
-    coco.createIndex()
-    coco_eval = COCOeval(coco, coco.loadRes(found), iou_type)
-    if iou_type == "keypoints":
-        coco_eval.params.kpt_oks_sigmas = np.array(SCHEMA.sigmas)
-    coco_eval.evaluate()
-    coco_eval.accumulate()
-    coco_eval.summarize()
-    precision = coco_eval.eval["precision"][:, :, :, 0, -1]
-    per_class = [p[p > -1].mean() if (p > -1).any() else math.nan for p in np.moveaxis(precision, 2, 0)]
-    return coco_eval.stats, per_class
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_equals_plain_pycocotools(register, seed):
-    rng = np.random.default_rng(seed)
-    classes = [0, 3, 6, 7, 8, 10]
-    dataset = random_dataset(rng, classes)
-    predictions = [random_instances(rng, record, classes) for record in dataset]
-    results = evaluate(FashionEvaluator(register(dataset)), dataset, predictions)
-    for task, keys in {
-        "bbox": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
-        "keypoints": ("AP", "AP50", "AP75", "APm", "APl"),
-    }.items():
-        stats, per_class = plain_pycocotools(dataset, predictions, task)
-        assert 1 < results[task]["AP"] < 99  # else the comparison would say little
-        expected = {
-            key: 100 * stat if stat >= 0 else math.nan for key, stat in zip(keys, stats, strict=False)
-        }
-        expected |= {f"AP-{n}": 100 * ap for n, ap in zip(SCHEMA.class_names, per_class, strict=True)}
-        assert results[task] == pytest.approx(expected, abs=1e-9, nan_ok=True)
-
-
-def test_perfect_predictions_reach_100_and_ap_is_the_mean_over_classes(register):
+def test_perfect_predictions_reach_100_and_ap_is_the_mean_over_classes(register, perfect_instances):
     rng = np.random.default_rng(0)
     dataset = random_dataset(rng, [TROUSERS, SKIRT])
     results = evaluate(FashionEvaluator(register(dataset)), dataset, map(perfect_instances, dataset))
-    for task in ("bbox", "keypoints"):
+    for task in TASKS:
         assert results[task]["AP"] == pytest.approx(100)
         assert results[task]["AP-trousers"] == results[task]["AP-skirt"] == pytest.approx(100)
         assert math.isnan(results[task]["AP-vest"])
 
 
-def test_a_class_that_is_missed_halves_the_mean(register):
+def test_a_class_that_is_missed_halves_the_mean(register, perfect_instances):
     rng = np.random.default_rng(0)
     dataset = [photo(1, [random_garment(rng, TROUSERS), random_garment(rng, SKIRT)])]
     prediction = perfect_instances(dataset[0])
     results = evaluate(FashionEvaluator(register(dataset)), dataset, [prediction[:1]])
-    for task in ("bbox", "keypoints"):
+    for task in TASKS:
         assert results[task]["AP"] == pytest.approx(50)
         assert results[task]["AP-skirt"] == 0
 
@@ -235,7 +145,7 @@ def oks_by_loop(truth, found, class_index, area):
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, -0.5])
-def test_no_half_pixel_shift(register, shift):
+def test_no_half_pixel_shift(register, perfect_instances, shift):
     """One garment, so AP is the share of the ten thresholds that its OKS reaches."""
     rng = np.random.default_rng(1)
     count = SCHEMA.num_landmarks(SKIRT)
@@ -250,7 +160,7 @@ def test_no_half_pixel_shift(register, shift):
     assert results["keypoints"]["AP"] == pytest.approx(10 * reached)
 
 
-def test_garment_without_landmarks_is_ignored_for_landmarks_only(register):
+def test_garment_without_landmarks_is_ignored_for_landmarks_only(register, perfect_instances):
     rng = np.random.default_rng(0)
     labelled, bare = random_garment(rng, SKIRT), random_garment(rng, SKIRT, labelled=False)
     dataset = [photo(1, [labelled]), photo(2, [bare])]
@@ -260,7 +170,7 @@ def test_garment_without_landmarks_is_ignored_for_landmarks_only(register):
     assert results["bbox"]["AP"] < 60
 
 
-def test_occluded_landmarks_count(register):
+def test_occluded_landmarks_count(register, perfect_instances):
     rng = np.random.default_rng(0)
     annotation = random_garment(rng, SKIRT)
     landmarks = np.reshape(annotation["keypoints"], (-1, 3))
@@ -270,74 +180,167 @@ def test_occluded_landmarks_count(register):
     assert results["keypoints"]["AP"] == pytest.approx(100)
 
 
-def test_limits_of_20_for_landmarks_and_of_the_argument_for_boxes(register):
+def test_limits_of_20_for_landmarks_and_of_the_argument_for_boxes(
+    register, perfect_instances, make_instances
+):
     """Twenty-four better-scored false skirts stand before the true one."""
     dataset = [photo(1, [random_garment(np.random.default_rng(0), SKIRT)])]
     true = perfect_instances(dataset[0])
-    false = instances([[300, 300, 390, 390]] * 24, [0.95] * 24, [SKIRT] * 24, np.full((24, 294, 3), 350.0))
+    false = make_instances(
+        [[300, 300, 390, 390]] * 24, [0.95] * 24, [SKIRT] * 24, np.full((24, 294, 2), 350.0)
+    )
     prediction = Instances.cat([false, true])
     name = register(dataset)
     results = evaluate(FashionEvaluator(name), dataset, [prediction])
-    assert results["keypoints"]["AP"] == 0
+    assert results["keypoints"]["AP"] == results["keypoints_visible"]["AP"] == 0
     assert results["bbox"]["AP"] == pytest.approx(4)  # precision 1/25 at every recall
     assert evaluate(FashionEvaluator(name, max_dets_per_image=24), dataset, [prediction])["bbox"]["AP"] == 0
 
 
-def test_no_predictions_at_all_give_zero(register, tmp_path):
+def test_both_implementations_and_the_form_of_the_results(register, make_scene, caplog):
+    scene = make_scene(np.random.default_rng(0), images=20)
+    name = register(scene.records)
+    fast, plain = (
+        evaluate(FashionEvaluator(name, use_fast_impl=fast), scene.records, scene.outputs)
+        for fast in (True, False)
+    )
+    assert tuple(fast) == tuple(plain) == TASKS
+    for task in TASKS:
+        assert fast[task] == pytest.approx(plain[task], rel=0, abs=1e-9, nan_ok=True)
+        assert all(type(score) is float for score in fast[task].values())
+        assert {"AP", "AP50", "AP75", "APm", "APl", "AP-sling"} < fast[task].keys()
+    with caplog.at_level(logging.INFO):
+        print_csv_format(fast)
+    expected = ",".join(f"{fast['bbox'][key]:.4f}" for key in ("AP", "AP50", "AP75", "APs", "APm", "APl"))
+    assert expected in caplog.text
+
+
+def test_tables_in_the_log(register, make_scene, caplog):
+    scene = make_scene(np.random.default_rng(0), images=20)
+    with caplog.at_level(logging.INFO, logger="kgdet_d2"):
+        results = evaluate(FashionEvaluator(register(scene.records)), scene.records, scene.outputs)
+    rows = {line.split("|")[1].strip(): line for line in caplog.text.splitlines() if line.count("|") > 4}
+    skirts = sum(a["category_id"] == SKIRT for record in scene.records for a in record["annotations"])
+    cells = [cell.strip() for cell in rows["skirt"].strip("|").split("|")]
+    assert cells == ["skirt", str(skirts), *(f"{results[task]['AP-skirt']:.3f}" for task in TASKS)]
+    assert set(SCHEMA.class_names) < rows.keys()
+    for task in TASKS:
+        assert f"Evaluation results for {task}:" in caplog.text
+    assert f"{results['bbox']['AP']:.3f}" in caplog.text
+
+
+def test_no_predictions_at_all_give_zero(register, perfect_instances, tmp_path):
     rng = np.random.default_rng(0)
     dataset = [photo(1, [random_garment(rng, SKIRT)]), photo(2, [])]
+    evaluator = FashionEvaluator(register(dataset), output_dir=str(tmp_path), save_coco_results=True)
     nothing = [perfect_instances(record)[:0] for record in dataset]
-    results = evaluate(FashionEvaluator(register(dataset), output_dir=str(tmp_path)), dataset, nothing)
-    for task in ("bbox", "keypoints"):
-        assert results[task]["AP"] == results[task]["AP50"] == results[task]["AP-skirt"] == 0
-        assert math.isnan(results[task]["AP-vest"])
-    assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == []
+    for results in (evaluate(evaluator, dataset, nothing), evaluate(evaluator, [], [])):
+        for task in TASKS:
+            assert results[task]["AP"] == results[task]["AP50"] == results[task]["AP-skirt"] == 0
+            assert math.isnan(results[task]["AP-vest"])
+        assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == []
 
 
-def test_predictions_are_left_alone(register):
-    dataset = random_dataset(np.random.default_rng(0))
-    predictions = [perfect_instances(record) for record in dataset]
-    before = [(p.pred_boxes.tensor.clone(), p.scores.clone(), p.pred_keypoints.clone()) for p in predictions]
-    evaluate(FashionEvaluator(register(dataset)), dataset, predictions)
-    for p, (boxes, scores, keypoints) in zip(predictions, before, strict=True):
-        assert torch.equal(p.pred_boxes.tensor, boxes)
-        assert torch.equal(p.scores, scores)
-        assert torch.equal(p.pred_keypoints, keypoints)
-
-
-def test_results_file_holds_unshifted_coordinates_and_no_ground_truth_is_cached(register, tmp_path):
-    dataset = [photo(5, [random_garment(np.random.default_rng(0), SKIRT)])]
-    prediction = perfect_instances(dataset[0])
+def test_photos_that_were_not_predicted_count_as_missed(register, perfect_instances, caplog):
+    rng = np.random.default_rng(0)
+    dataset = [photo(number, [random_garment(rng, SKIRT)]) for number in range(4)]
     name = register(dataset)
+    results = evaluate(FashionEvaluator(name), dataset[:1], [perfect_instances(dataset[0])])
+    for task in TASKS:
+        assert results[task]["AP50"] == pytest.approx(100 * 26 / 101)  # recall 0.25: 26 of 101 steps
+    assert f"{name}: 3 of 4 photos were not predicted" in caplog.text
+
+
+def test_files(register, make_scene, tmp_path):
+    scene = make_scene(np.random.default_rng(0), images=8)
+    name = register(scene.records)
     (tmp_path / f"{name}_coco_format.json").write_text("not JSON, and of no account")
-    evaluate(FashionEvaluator(name, output_dir=str(tmp_path)), dataset, [prediction])
-    assert {path.name for path in tmp_path.iterdir()} == {
-        f"{name}_coco_format.json",
-        "coco_instances_results.json",
-        "instances_predictions.pth",
-    }
-    (result,) = json.loads((tmp_path / "coco_instances_results.json").read_text())
-    assert result["image_id"] == 5
-    assert result["keypoints"] == prediction.pred_keypoints.ravel().tolist()
-    x1, y1, x2, y2 = dataset[0]["annotations"][0]["bbox"]
-    assert result["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1])
+    evaluator = FashionEvaluator(name, output_dir=str(tmp_path))
+    results = evaluate(evaluator, scene.records, scene.outputs)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}_coco_format.json", "predictions.npz"}
+    predictions = Predictions.load(tmp_path / "predictions.npz", SCHEMA)
+    again = coco_scores(evaluator.ground_truth, predictions)
+    for task in TASKS:
+        assert again[task] == pytest.approx(results[task], rel=0, abs=0, nan_ok=True)
+    evaluate(
+        FashionEvaluator(name, output_dir=str(tmp_path / "new"), save_coco_results=True),
+        *(scene.records, scene.outputs),
+    )
+    found = json.loads((tmp_path / "new" / "coco_instances_results.json").read_text())
+    assert found == list(predictions.coco_results()) and len(found[0]["keypoints"]) == 3 * 294
 
 
-def test_processes_share_the_work(register, monkeypatch):
-    """Two evaluators stand for two processes, each with half of the images."""
-    rng = np.random.default_rng(4)
-    dataset = random_dataset(rng, [TROUSERS, SKIRT])
-    predictions = [random_instances(rng, record, [TROUSERS, SKIRT]) for record in dataset]
-    name = register(dataset)
-    alone = evaluate(FashionEvaluator(name, distributed=False), dataset, predictions)
-    ranks = [FashionEvaluator(name), FashionEvaluator(name)]
-    for rank, record, prediction in zip(itertools.cycle(ranks), dataset, predictions, strict=False):
-        rank.process([record], [{"instances": prediction}])
-    shared = [rank._predictions for rank in ranks]
-    monkeypatch.setattr(coco_evaluation.comm, "gather", lambda data, dst: shared)
+def test_an_interrupted_export_leaves_no_half_file(register, make_scene, tmp_path, monkeypatch):
+    scene = make_scene(np.random.default_rng(0), images=8)
+
+    def interrupted(predictions):
+        yield {"image_id": 1}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictions, "coco_results", interrupted)
+    evaluator = FashionEvaluator(register(scene.records), output_dir=str(tmp_path), save_coco_results=True)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(evaluator, scene.records, scene.outputs)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
+
+
+@pytest.mark.parametrize("shares", [2, 3, 99], ids=["two", "three", "one saw no photo"])
+def test_processes_share_the_work(register, make_scene, monkeypatch, tmp_path, shares):
+    """Evaluators stand for processes, each with its share of the photos; of 99 most have none."""
+    scene = make_scene(np.random.default_rng(4), images=12)
+    name = register(scene.records)
+    alone = evaluate(FashionEvaluator(name, distributed=False), scene.records, scene.outputs)
+    ranks = [FashionEvaluator(name, output_dir=str(tmp_path / str(rank))) for rank in range(shares)]
+    for rank, record, output in zip(itertools.cycle(ranks), scene.records, scene.outputs, strict=False):
+        rank.process([record], [{"instances": output}])
+    sent = []
+    monkeypatch.setattr(evaluator.comm, "gather", lambda data, dst: [*sent, data])
+    monkeypatch.setattr(evaluator.comm, "is_main_process", lambda: False)
+    for rank in ranks[1:]:
+        assert rank.evaluate() == {}
+        sent.append(rank._predictions[0])
+    monkeypatch.setattr(evaluator.comm, "is_main_process", lambda: True)
     together = ranks[0].evaluate()
-    for task in ("bbox", "keypoints"):
-        assert together[task] == pytest.approx(alone[task], nan_ok=True)
+    for task in TASKS:
+        assert together[task] == pytest.approx(alone[task], rel=0, abs=1e-9, nan_ok=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+def test_a_photo_predicted_twice(register, perfect_instances, monkeypatch):
+    dataset = [photo(5, [random_garment(np.random.default_rng(0), SKIRT)])]
+    prediction = {"instances": perfect_instances(dataset[0])}
+    rank = FashionEvaluator(register(dataset))
+    rank.process(dataset, [prediction])
+    with pytest.raises(ValueError, match="image 5: predicted more than once"):
+        rank.process(dataset, [prediction])
+    monkeypatch.setattr(evaluator.comm, "gather", lambda data, dst: [data, data])
+    with pytest.raises(ValueError, match="image 5: predicted more than once"):
+        rank.evaluate()
+
+
+def _evaluate_in_process(records, outputs, folder):
+    """The first process gets every photo, the second none."""
+    DatasetCatalog.register("test_evaluator_processes", lambda: records)
+    MetadataCatalog.get("test_evaluator_processes").set(keypoint_schema=SCHEMA)
+    rank = FashionEvaluator("test_evaluator_processes")
+    if evaluator.comm.is_main_process():
+        rank.process(records, [{"instances": output} for output in outputs])
+    results = rank.evaluate()
+    (folder / f"{evaluator.comm.get_rank()}.json").write_text(json.dumps(results))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="launch takes one GPU per process where there is any")
+def test_two_real_processes(register, make_scene, tmp_path):
+    scene = make_scene(np.random.default_rng(0), images=8)
+    launch(_evaluate_in_process, 2, dist_url="auto", args=(scene.records, scene.outputs, tmp_path))
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    alone = evaluate(
+        FashionEvaluator(register(scene.records), distributed=False), scene.records, scene.outputs
+    )
+    assert second == {}
+    for task in TASKS:
+        assert first[task] == pytest.approx(alone[task], rel=0, abs=1e-9, nan_ok=True)
 
 
 def test_wrong_number_of_sigmas(register):
@@ -346,7 +349,7 @@ def test_wrong_number_of_sigmas(register):
         FashionEvaluator(name, kpt_oks_sigmas=[0.1] * 17)
 
 
-def test_sigmas_given_are_the_sigmas_used(register):
+def test_sigmas_given_are_the_sigmas_used(register, perfect_instances):
     dataset = [photo(1, [random_garment(np.random.default_rng(0), SKIRT)])]
     prediction = perfect_instances(dataset[0])
     prediction.pred_keypoints[..., :2] += 3
@@ -364,36 +367,28 @@ def test_dataset_without_schema_or_garments(register):
         FashionEvaluator(register([photo(1, [])]))
 
 
-def _spoil(field):
-    def spoil(prediction):
-        values = prediction.get(field)
-        values = values.tensor if isinstance(values, Boxes) else values
-        values.view(-1)[0] = math.nan
-
-    return spoil
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (_spoil("pred_boxes"), r"image 5: pred_boxes: expected finite numbers, 1 of 4"),
-        (_spoil("scores"), r"image 5: scores: expected finite"),
-        (_spoil("pred_keypoints"), r"image 5: pred_keypoints: expected finite"),
-        (lambda p: p.set("pred_keypoints", p.pred_keypoints[:, :17]), r"expected shape \(1, 294, 3\)"),
-        (lambda p: p.set("pred_classes", p.pred_classes + 13), r"image 5: pred_classes: expected 0..12"),
-        (lambda p: p.remove("pred_keypoints"), r"image 5: pred_keypoints is missing"),
-    ],
-)
-def test_malformed_predictions(register, spoil, message):
+@pytest.mark.parametrize("field", ["pred_boxes", "scores", "pred_keypoints"])
+def test_predictions_that_are_not_finite(register, perfect_instances, field):
+    """What else may be wrong with a prediction: see test_predictions."""
     dataset = [photo(5, [random_garment(np.random.default_rng(0), SKIRT)])]
     prediction = perfect_instances(dataset[0])
-    spoil(prediction)
-    with pytest.raises(ValueError, match=message):
+    values = prediction.get(field)
+    (values.tensor if field == "pred_boxes" else values).view(-1)[0] = math.nan
+    with pytest.raises(ValueError, match=f"image 5: {field}: expected finite numbers, 1 of"):
         evaluate(FashionEvaluator(register(dataset)), dataset, [prediction])
 
 
-def test_unknown_image(register):
+def test_unknown_image(register, perfect_instances):
     dataset = [photo(5, [random_garment(np.random.default_rng(0), SKIRT)])]
-    evaluator = FashionEvaluator(register(dataset))
-    with pytest.raises(ValueError, match=r"image 6: no such image_id among the 1 images"):
-        evaluator.process([{"image_id": 6}], [{"instances": perfect_instances(dataset[0])}])
+    rank = FashionEvaluator(register(dataset))
+    with pytest.raises(ValueError, match=r"image 6: no such image_id among the 1 photos"):
+        rank.process([{"image_id": 6}], [{"instances": perfect_instances(dataset[0])}])
+
+
+def test_predictions_are_left_alone(register, make_scene):
+    scene = make_scene(np.random.default_rng(0))
+    before = [output.pred_keypoints.clone() for output in scene.outputs]
+    evaluate(FashionEvaluator(register(scene.records)), scene.records, scene.outputs)
+    assert all(
+        torch.equal(output.pred_keypoints, kept) for output, kept in zip(scene.outputs, before, strict=True)
+    )

@@ -1,0 +1,106 @@
+"""Figures of an evaluation. Each function returns a matplotlib figure that no window knows of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from kgdet_d2.evaluation.average_precision import AveragePrecision
+from kgdet_d2.evaluation.report import MEANINGS, worst_landmarks
+from kgdet_d2.files import whole_file
+
+_RECALLS = np.linspace(0, 1, 101)
+
+
+def save_png(figure: Figure, path: str | Path) -> None:
+    """Write the figure, whole or not at all."""
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+
+
+def confusion_figure(confusion: Mapping, score_threshold: float) -> Figure:
+    """The matrix of :func:`error_report`. Colours are shares of a row, numbers are counts."""
+    counts = np.array(confusion["counts"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 3.5 + 0.55 * len(counts)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the row", shrink=0.8)
+    axes.set_xticks(
+        range(len(counts)), confusion["predicted"], rotation=45, ha="right", rotation_mode="anchor"
+    )
+    axes.set_yticks(range(len(counts)), confusion["garment"])
+    axes.set(xlabel="predicted", ylabel="garment")
+    axes.set_title(f"Best score on each garment, detections with a score of {score_threshold:g} or more")
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, _short(count), ha="center", va="center", color=colour, fontsize=7)
+    return figure
+
+
+def errors_figure(kinds: Mapping[str, Mapping], average_precision: float) -> Figure:
+    """dAP of each kind of error, and what part of it each class has, of :func:`error_report`."""
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.4])
+    gains = np.nan_to_num([row["dAP"] for row in kinds.values()])
+    meanings = [f"{kind}\n{meaning}" for kind, meaning in zip(kinds, MEANINGS.values(), strict=True)]
+    bars = left.barh(meanings, gains, color=_colours(len(kinds)))
+    left.bar_label(bars, fmt="%.1f", padding=3)
+    left.invert_yaxis()
+    left.margins(x=0.2)
+    left.set(xlabel="dAP (points of AP50)", title=f"Mending one kind, AP50 now {average_precision:.1f}")
+    names = list(next(iter(kinds.values()))["by_class"])
+    start = np.zeros(len(names))
+    for colour, (kind, row) in zip(_colours(len(kinds)), kinds.items(), strict=True):
+        part = np.nan_to_num([row["by_class"][name]["dAP"] for name in names])
+        right.barh(names, part, left=start, label=kind, color=colour)
+        start += part
+    right.invert_yaxis()
+    right.set(xlabel="dAP, summed over kinds", title="By class")
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def precision_recall_figure(results: Mapping[str, AveragePrecision]) -> Figure:
+    """Precision against recall of each class, at a similarity (IoU or OKS) of 0.5; a panel for each title."""
+    figure = Figure(figsize=(5 * len(results) + 2, 5), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(results), sharey=True))
+    for axes, (title, result) in zip(panels, results.items(), strict=True):
+        curves = result.precision[0, :, :, 0, -1].T
+        styles = [(colour, line) for line in ("-", "--", ":") for colour in _colours(10)]
+        for name, curve, (colour, line) in zip(result.class_names, curves, styles, strict=False):
+            if (curve >= 0).all():
+                axes.plot(_RECALLS, curve, line, color=colour, label=name, linewidth=1.4)
+        axes.set(xlabel="recall", title=title, xlim=(0, 1), ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("precision")
+    handles, labels = panels[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside right center", frameon=False)
+    return figure
+
+
+def landmark_figure(by_landmark: Mapping[str, Mapping]) -> Figure:
+    """NE of the worst landmarks, of :func:`landmark_report`, and how many garments it is the mean of."""
+    worst = worst_landmarks(by_landmark)
+    figure = Figure(figsize=(9, 1.5 + 0.3 * max(len(worst), 3)), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh(list(worst), [row["NE"] for row in worst.values()], color=_colours(1))
+    axes.bar_label(bars, [f"{row['garments_found']:,}" for row in worst.values()], padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set(xlabel="NE, distance relative to the image's width and height")
+    axes.set_title(f"The {len(worst)} worst landmarks, and on how many garments")
+    return figure
+
+
+def _colours(count: int) -> list:
+    return list(matplotlib.colormaps["tab10"].colors[:count])
+
+
+def _short(count: int) -> str:
+    return str(count) if count < 10_000 else f"{count / 1000:.0f}k"

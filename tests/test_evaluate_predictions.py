@@ -1,0 +1,243 @@
+"""tools/evaluate_predictions.py on random data sets."""
+
+import contextlib
+import csv
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+import evaluate_predictions as tool
+from kgdet_d2.evaluation import FashionEvaluator
+from kgdet_d2.evaluation.predictions import Predictions
+from kgdet_d2.schema import DEEPFASHION2, FLD
+from tests.evaluation.columns import columns
+from tests.evaluation.conftest import random_scene
+
+NAME = "test_evaluate_predictions"
+TASKS = ("bbox", "keypoints", "keypoints_visible")
+
+
+def register(records, schema):
+    DatasetCatalog.register(NAME, lambda: records)
+    MetadataCatalog.get(NAME).set(keypoint_schema=schema, thing_classes=list(schema.class_names))
+
+
+@pytest.fixture
+def catalog():
+    """Registers under NAME, and forgets."""
+    yield register
+    for each in (DatasetCatalog, MetadataCatalog):
+        if NAME in each:
+            each.remove(NAME)
+
+
+def random_case(schema, **options):
+    rng = np.random.default_rng(3)
+    scene = random_scene(rng, schema, images=15, classes=[0, 1, 2], **options)
+    for record in scene.records:
+        record["source"] = str(rng.choice(["shop", "user"]))
+        for annotation in record["annotations"]:
+            annotation["scale"] = int(rng.integers(1, 4))
+    return scene
+
+
+@pytest.fixture(params=[DEEPFASHION2, FLD], ids=lambda schema: schema.name)
+def scene(request, catalog):
+    scene = random_case(request.param)
+    catalog(scene.records, scene.schema)
+    return scene
+
+
+@pytest.fixture
+def stored(scene, tmp_path):
+    path = tmp_path / "predictions.npz"
+    columns(scene)[1].save(path)
+    return path
+
+
+def run(path, *options):
+    tool.main(["--predictions", str(path), "--dataset", NAME, *map(str, options)])
+
+
+def test_the_evaluators_predictions_give_its_numbers_again(scene, tmp_path):
+    evaluator = FashionEvaluator(NAME, distributed=False, output_dir=str(tmp_path))
+    evaluator.process(scene.records, [{"instances": output} for output in scene.outputs])
+    expected = evaluator.evaluate()
+    run(tmp_path / "predictions.npz", "--output", tmp_path / "again")
+    scores = json.loads((tmp_path / "again" / "evaluation.json").read_text())["scores"]
+    for task in TASKS:
+        for name, score in expected[task].items():
+            found = scores[task][name]
+            assert np.isnan(score) if found is None else found == pytest.approx(score, abs=1e-9)
+
+
+def test_everything(scene, stored, tmp_path, capsys):
+    folder = tmp_path / "evaluation"
+    run(stored, "--subsets", "--errors", "--score-threshold", "0.5", "--output", folder)
+    printed = capsys.readouterr().out
+    assert (folder / "evaluation.md").read_text().strip() == printed.strip()
+    for title in (
+        "by class",
+        "Landmark error",
+        "worst landmarks",
+        "by attribute",
+        "dAP by class",
+        "taken for",
+    ):
+        assert title in printed
+    files = "evaluation.md evaluation.json errors.csv confusion.png errors.png precision_recall.png "
+    files += "landmark_error.png"
+    assert {path.name for path in folder.iterdir()} == set(files.split())
+    report = json.loads((folder / "evaluation.json").read_text())
+    assert report["photos"] == report["photos_predicted"] == len(scene.records)
+    assert report["detections"] == sum(map(len, scene.outputs))
+    assert sum(report["garments"].values()) == sum(len(record["annotations"]) for record in scene.records)
+    assert {row["attribute"] for row in report["subsets"]} == {"scale", "source"}
+    assert report["errors"]["score_threshold"] == 0.5
+    assert report["errors"]["AP50"] == pytest.approx(report["scores"]["bbox"]["AP50"])
+    with open(folder / "errors.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 10 and all(float(row["score"]) >= 0.5 for row in rows if row["kind"] != "Miss")
+
+
+def test_only_what_is_asked_for(stored, tmp_path, capsys):
+    run(stored, "--subsets", "scale", "--output", tmp_path / "evaluation")
+    report = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert {row["attribute"] for row in report["subsets"]} == {"scale"} and "errors" not in report
+    names = {path.name for path in (tmp_path / "evaluation").iterdir()}
+    assert not names & {"errors.csv", "errors.png", "confusion.png"}
+    assert "source" not in capsys.readouterr().out
+
+
+def test_the_export_gives_the_numbers_back_exactly(scene, stored, tmp_path):
+    run(stored, "--export-coco", tmp_path / "results.json")
+    predictions = Predictions.load(stored, scene.schema)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert len(results) == predictions.num_detections > 50
+    assert [result["image_id"] for result in results] == predictions.image_id[
+        predictions.detection_image
+    ].tolist()
+    assert [result["category_id"] - 1 for result in results] == predictions.category_id.tolist()
+    assert np.array_equal(np.array([r["score"] for r in results], np.float32), predictions.score)
+    assert np.array_equal(np.array([r["bbox"] for r in results], np.float32), predictions.box_xywh)
+    for row, result in enumerate(results):
+        keypoints = np.array(result["keypoints"], np.float32).reshape(-1, 3)
+        assert keypoints.shape == (scene.schema.num_keypoints, 3)
+        own = scene.schema.gather(keypoints, predictions.category_id[row])
+        start, end = predictions.landmark_offsets[row : row + 2]
+        assert np.array_equal(own[:, :2], predictions.landmarks[start:end])
+        assert (own[:, 2] == predictions.score[row]).all()
+
+
+def official_truth(scene, visible_only):
+    """As in DeepFashion2's own conversion: categories from 1, landmarks of all classes."""
+    annotations = []
+    for record in scene.records:
+        for annotation in record["annotations"]:
+            x1, y1, x2, y2 = annotation["bbox"]
+            own = np.reshape(annotation["keypoints"], (-1, 3)).copy()
+            if visible_only:
+                own[own[:, 2] == 1] = 0
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record["image_id"],
+                    "category_id": annotation["category_id"] + 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": 0,
+                    "keypoints": scene.schema.scatter(own, annotation["category_id"]).ravel().tolist(),
+                    "num_keypoints": int((own[:, 2] > 0).sum()),
+                }
+            )
+    return {
+        "images": [{"id": record["image_id"]} for record in scene.records],
+        "categories": [{"id": number} for number in range(1, scene.schema.num_classes + 1)],
+        "annotations": annotations,
+    }
+
+
+def test_pycocotools_on_the_export_gives_the_same_scores(scene, stored, tmp_path):
+    run(stored, "--export-coco", tmp_path / "results.json", "--output", tmp_path)
+    report = json.loads((tmp_path / "evaluation.json").read_text())
+    for task in TASKS:
+        truth = tmp_path / f"{task}.json"
+        truth.write_text(json.dumps(official_truth(scene, task == "keypoints_visible")))
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCO(str(truth))
+            evaluation = COCOeval(coco, coco.loadRes(str(tmp_path / "results.json")), task.split("_")[0])
+            if task != "bbox":
+                evaluation.params.kpt_oks_sigmas = np.array(scene.schema.sigmas)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        scores = report["scores"][task]
+        assert 0 < scores["AP"] < 100
+        found = [scores[name] for name in ("AP", "AP50", "AP75")]
+        assert found == pytest.approx((100 * evaluation.stats[:3]).tolist(), abs=1e-9)
+
+
+def test_nothing_predicted(scene, tmp_path):
+    Predictions.empty(scene.schema).save(tmp_path / "none.npz")
+    outputs = ["--output", tmp_path / "evaluation", "--export-coco", tmp_path / "none.json"]
+    run(tmp_path / "none.npz", "--subsets", "--errors", *outputs)
+    report = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert report["photos_predicted"] == report["scores"]["bbox"]["AP"] == 0
+    garments = sum(report["garments"].values())
+    assert report["errors"]["kinds"]["Miss"]["count"] == garments > 0
+    assert report["landmark_error"]["visible"]["overall"]["all"]["NE"] is None
+    assert json.loads((tmp_path / "none.json").read_text()) == []
+
+
+def test_nothing_to_find(catalog, tmp_path, capsys):
+    scene = random_case(DEEPFASHION2, most_garments=0)
+    catalog(scene.records, DEEPFASHION2)
+    columns(scene)[1].save(tmp_path / "predictions.npz")
+    run(tmp_path / "predictions.npz", "--subsets", "--errors", "--output", tmp_path)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["scores"]["bbox"]["AP"] is None
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_unusable_input(scene, stored, catalog, tmp_path):
+    other = FLD if scene.schema is DEEPFASHION2 else DEEPFASHION2
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.npz"):
+        run(tmp_path / "nowhere.npz")
+    Predictions.empty(other).save(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match=rf"other\.npz.*schema: expected '{scene.schema.name}'"):
+        run(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match=r"dataset 'unknown': expected one of .*deepfashion2_val"):
+        tool.main(["--predictions", str(stored), "--dataset", "unknown"])
+    with pytest.raises(ValueError, match=r"attribute 'colour': expected one of \['scale', 'source'\]"):
+        run(stored, "--subsets", "colour")
+    lost = scene.records.pop()["image_id"]
+    with pytest.raises(
+        ValueError, match=rf"predictions\.npz.*{NAME}.* 1 of other photos, such as image {lost}"
+    ):
+        run(stored)
+    MetadataCatalog.remove(NAME)
+    with pytest.raises(ValueError, match=f"dataset '{NAME}': its metadata lacks keypoint_schema"):
+        run(stored)
+
+
+def test_an_interrupted_export_leaves_no_half_file(scene, stored, tmp_path, monkeypatch):
+    def interrupted(self):
+        yield {"image_id": 1}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictions, "coco_results", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(stored, "--export-coco", tmp_path / "results.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
+
+
+def test_help_names_the_options(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate_predictions.py", "--help"])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert "--export-coco" in capsys.readouterr().out
