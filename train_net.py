@@ -112,7 +112,7 @@ def log_summary(cfg: CfgNode, results: dict) -> None:
     by_dataset = {names[0]: results} if len(names) == 1 else results
     columns = [(task, metric) for task in ("bbox", "keypoints") for metric in ("AP", "AP50", "AP75")]
     rows = [
-        [name, *(scores[task].get(metric, float("nan")) for task, metric in columns)]
+        [name, *(scores.get(task, {}).get(metric, float("nan")) for task, metric in columns)]
         for name, scores in by_dataset.items()
     ]
     titles = {"bbox": "box", "keypoints": "landmark"}

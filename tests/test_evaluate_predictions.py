@@ -77,6 +77,19 @@ def test_the_evaluators_predictions_give_its_numbers_again(scene, tmp_path):
             assert np.isnan(score) if found is None else found == pytest.approx(score, abs=1e-9)
 
 
+def test_boxes_alone(scene, tmp_path):
+    evaluator = FashionEvaluator(NAME, distributed=False, output_dir=str(tmp_path))
+    for output in scene.outputs:
+        output.remove("pred_keypoints")
+    evaluator.process(scene.records, [{"instances": output} for output in scene.outputs])
+    evaluator.evaluate()
+    run(tmp_path / "predictions.npz", "--output", tmp_path / "again", "--subsets", "--errors")
+    report = json.loads((tmp_path / "again" / "evaluation.json").read_text())
+    assert report["scores"].keys() == {"bbox"} and "landmark_error" not in report
+    assert all("keypoints" not in row for row in report["subsets"])
+    assert not (tmp_path / "again" / "landmark_error.png").exists()
+
+
 def test_everything(scene, stored, tmp_path, capsys):
     folder = tmp_path / "evaluation"
     run(stored, "--subsets", "--errors", "--score-threshold", "0.5", "--output", folder)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 r"""Evaluate stored predictions again, without the model.
 
-    python tools/evaluate_predictions.py --predictions output/kgdet_R50/predictions.npz \
-        --dataset deepfashion2_val --subsets --errors --output output/evaluation
+    python tools/evaluate_predictions.py --dataset deepfashion2_val --subsets --errors \
+        --predictions output/kgdet_R50/inference/deepfashion2_val/predictions.npz --output output/evaluation
 
-The predictions are what ``train_net.py --eval-only`` leaves in its OUTPUT_DIR. Always printed are box AP,
+``train_net.py --eval-only`` leaves the predictions in OUTPUT_DIR/inference. Always printed are box AP,
 landmark AP (visible and occluded landmarks; visible ones only), both by class, with the dataset's own OKS
-sigmas, and the landmarks' normalised error (NE) and PCK. Further:
+sigmas, and the landmarks' normalised error (NE) and PCK; of a model of boxes alone, box AP. Further:
 
     --subsets             AP by scale, occlusion, zoom_in, viewpoint, source (DeepFashion2) and
                           variation_type (FLD), whichever the dataset has, or by the attributes named;
@@ -26,11 +26,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import kgdet_d2  # noqa: F401, registers the datasets
 from kgdet_d2.evaluation import plots
-from kgdet_d2.evaluation.average_precision import (
-    AveragePrecision,
-    box_average_precision,
-    landmark_average_precision,
-)
+from kgdet_d2.evaluation.average_precision import AveragePrecision, average_precisions
 from kgdet_d2.evaluation.errors import DetectionErrors, find_errors
 from kgdet_d2.evaluation.ground_truth import GroundTruth
 from kgdet_d2.evaluation.landmark_error import landmark_errors
@@ -45,6 +41,12 @@ from kgdet_d2.evaluation.report import (
 )
 from kgdet_d2.evaluation.subsets import attribute_values, subset_scores
 from kgdet_d2.files import whole_file, write_json_array
+
+PANELS = {
+    "bbox": "Boxes, IoU 0.5",
+    "keypoints": "Landmarks, OKS 0.5",
+    "keypoints_visible": "Visible landmarks, OKS 0.5",
+}
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -71,18 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
     truth, predictions = load(args.dataset, args.predictions)
     subsets = None if args.subsets is None else attribute_values(truth, args.subsets or None)
-    curves = average_precisions(truth, predictions)
+    curves = {task: whole for task, (whole,) in average_precisions(truth, predictions).items()}
     overlaps = BoxOverlaps(truth, predictions)
     report = {
         "dataset": args.dataset,
         "predictions": str(args.predictions),
         **counts(truth, predictions),
         "scores": {task: result.summary() for task, result in curves.items()},
-        "landmark_error": {
+    }
+    if predictions.has_landmarks:
+        report["landmark_error"] = {
             "visible": landmark_report(landmark_errors(overlaps, visible_only=True)),
             "labelled": landmark_report(landmark_errors(overlaps, visible_only=False)),
-        },
-    }
+        }
     if subsets is not None:
         report["subsets"] = subset_scores(truth, predictions, subsets)
     errors = find_errors(overlaps) if args.errors else None
@@ -122,15 +125,6 @@ def load(dataset: str, path: Path) -> tuple[GroundTruth, Predictions]:
     return truth, predictions
 
 
-def average_precisions(truth: GroundTruth, predictions: Predictions) -> dict[str, AveragePrecision]:
-    """By task, under the names of FashionEvaluator's results."""
-    return {
-        "bbox": box_average_precision(truth, predictions)[0],
-        "keypoints": landmark_average_precision(truth, predictions, visible_only=False)[0],
-        "keypoints_visible": landmark_average_precision(truth, predictions, visible_only=True)[0],
-    }
-
-
 def counts(truth: GroundTruth, predictions: Predictions) -> dict:
     names = truth.schema.class_names
     garments = np.bincount(truth.category_id[~truth.iscrowd], minlength=len(names))
@@ -146,14 +140,11 @@ def write_report(folder: Path, report: dict, curves: dict[str, AveragePrecision]
     for name, content in {"md": markdown(report).encode(), "json": report_json(report)}.items():
         with whole_file(folder / f"evaluation.{name}") as file:
             file.write(content)
-    panels = {
-        "Boxes, IoU 0.5": curves["bbox"],
-        "Landmarks, OKS 0.5": curves["keypoints"],
-        "Visible landmarks, OKS 0.5": curves["keypoints_visible"],
-    }
+    panels = {PANELS[task]: result for task, result in curves.items()}
     plots.save_png(plots.precision_recall_figure(panels), folder / "precision_recall.png")
-    by_landmark = report["landmark_error"]["visible"]["by_landmark"]
-    plots.save_png(plots.landmark_figure(by_landmark), folder / "landmark_error.png")
+    if "landmark_error" in report:
+        by_landmark = report["landmark_error"]["visible"]["by_landmark"]
+        plots.save_png(plots.landmark_figure(by_landmark), folder / "landmark_error.png")
 
 
 def write_errors(folder: Path, report: dict, errors: DetectionErrors) -> None:

@@ -1,6 +1,8 @@
 """Box AP and landmark AP by COCO's rules, class by class on each class's own landmarks."""
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -136,6 +138,36 @@ def landmark_average_precision(
     return _by_class(*data, limits=limits, areas=areas, subsets=subsets, engine_name=engine)
 
 
+def average_precisions(
+    ground_truth: GroundTruth,
+    predictions: Predictions,
+    *,
+    sigmas: Sequence[float] | None = None,
+    max_detections: int = 100,
+    sizes: bool = True,
+    subsets: Sequence[Subset] = (Subset(),),
+    engine: str = "faster-coco-eval",
+) -> dict[str, list[AveragePrecision]]:
+    """All there is for the predictions: "bbox", and where they have landmarks "keypoints" (visible and
+    occluded ones count) and "keypoints_visible" (visible ones only).
+
+    Args:
+        sizes: AP of small, medium and large garments, too.
+
+    The other arguments, the lists' items and what is raised are those of :func:`box_average_precision` and
+    :func:`landmark_average_precision`.
+    """
+    shared = {"subsets": subsets, "engine": engine} | ({} if sizes else {"areas": ["all"]})
+    data = (ground_truth, predictions)
+    results = {"bbox": box_average_precision(*data, max_detections=max_detections, **shared)}
+    if predictions.has_landmarks:
+        for task, visible_only in {"keypoints": False, "keypoints_visible": True}.items():
+            results[task] = landmark_average_precision(
+                *data, visible_only=visible_only, sigmas=sigmas, **shared
+            )
+    return results
+
+
 def _by_class(
     ground_truth: GroundTruth,
     predictions: Predictions,
@@ -161,20 +193,32 @@ def _by_class(
         )
         for _ in subsets
     ]
-    ranges = [AREAS[area] for area in areas]
-    for candidates in candidates_by_class(ground_truth, predictions, max_detections=limits[-1]):
-        index = candidates.class_index
-        engine = ENGINES[engine_name](
-            _detection_objects(candidates, predictions), _similarities(candidates, similarity)
-        )
-        for subset, result in zip(subsets, results, strict=True):
-            left_out = ignored if subset.garments is None else ignored | ~subset.garments
-            garments = _garment_objects(candidates, ground_truth, left_out)
-            exists = slice(None) if subset.photos is None else subset.photos[candidates.photos]
-            photos = np.arange(len(candidates.photos))[exists]
-            curves = _curves(engine, garments, photos, ranges, limits)
-            result.precision[:, :, index], result.recall[:, index] = curves
+    with _without_search_for_cycles():
+        for candidates in candidates_by_class(ground_truth, predictions, max_detections=limits[-1]):
+            index = candidates.class_index
+            engine = ENGINES[engine_name](
+                _detection_objects(candidates, predictions), _similarities(candidates, similarity)
+            )
+            for subset, result in zip(subsets, results, strict=True):
+                left_out = ignored if subset.garments is None else ignored | ~subset.garments
+                garments = _garment_objects(candidates, ground_truth, left_out)
+                exists = slice(None) if subset.photos is None else subset.photos[candidates.photos]
+                photos = np.arange(len(candidates.photos))[exists]
+                curves = _curves(engine, garments, photos, [AREAS[area] for area in areas], limits)
+                result.precision[:, :, index], result.recall[:, index] = curves
     return results
+
+
+@contextmanager
+def _without_search_for_cycles() -> Iterator[None]:
+    """Millions of small objects without cycles, which Python would search for them over and over."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _curves(

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
-from kgdet_d2.evaluation.average_precision import box_average_precision, landmark_average_precision
+from kgdet_d2.evaluation.average_precision import average_precisions
 from kgdet_d2.evaluation.ground_truth import GroundTruth
 from kgdet_d2.evaluation.predictions import Predictions
 from kgdet_d2.files import whole_file, write_json_array
@@ -24,7 +24,8 @@ class FashionEvaluator(DatasetEvaluator):
 
     Results are in percent, nan where there is no ground truth: "bbox" and "keypoints" as COCOEvaluator has
     them, with COCO's AR beside, and "keypoints_visible"; each is what :meth:`AveragePrecision.summary` says.
-    Under "keypoints" visible and occluded landmarks count, under "keypoints_visible" visible ones only. The
+    Under "keypoints" visible and occluded landmarks count, under "keypoints_visible" visible ones only; a
+    model whose instances have no pred_keypoints has neither. The
     numbers are those of pycocotools on the landmarks of all classes with one sigma each.
 
     Photos of the dataset that were not predicted count as missed, with a warning.
@@ -132,13 +133,14 @@ class FashionEvaluator(DatasetEvaluator):
             )
         if self.output_dir:
             self._save(predictions)
-        results = coco_scores(
+        curves = average_precisions(
             self.ground_truth,
             predictions,
             sigmas=self.sigmas,
             max_detections=self.max_dets_per_image,
             engine=self.engine,
         )
+        results = {task: whole.summary() for task, (whole,) in curves.items()}
         log_scores(results, self.ground_truth)
         return results
 
@@ -147,28 +149,6 @@ class FashionEvaluator(DatasetEvaluator):
         if self.save_coco_results:
             with whole_file(os.path.join(self.output_dir, "coco_instances_results.json")) as file:
                 write_json_array(file, predictions.coco_results())
-
-
-def coco_scores(
-    ground_truth: GroundTruth,
-    predictions: Predictions,
-    *,
-    sigmas: Sequence[float] | None = None,
-    max_detections: int = 100,
-    engine: str = "faster-coco-eval",
-) -> dict[str, dict[str, float]]:
-    """The results of :class:`FashionEvaluator` for predictions at hand.
-
-    The arguments are those of :func:`box_average_precision` and :func:`landmark_average_precision`.
-    """
-    boxes = box_average_precision(ground_truth, predictions, max_detections=max_detections, engine=engine)
-    results = {"bbox": boxes[0].summary()}
-    for task, visible_only in {"keypoints": False, "keypoints_visible": True}.items():
-        landmarks = landmark_average_precision(
-            ground_truth, predictions, visible_only=visible_only, sigmas=sigmas, engine=engine
-        )
-        results[task] = landmarks[0].summary()
-    return results
 
 
 def log_scores(results: dict[str, dict[str, float]], ground_truth: GroundTruth) -> None:

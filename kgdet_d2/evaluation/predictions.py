@@ -39,6 +39,7 @@ class Predictions:
         category_id: int16 (D,), 0-based class index.
         score: float32 (D,).
         box: float32 (D, 4), x1 y1 x2 y2.
+        has_landmarks: False for a model that makes boxes alone; L and W are 0 then.
         landmarks: float32 (L, 2), x y.
         wide_detection: int64 (W,), rising rows of detections.
         wide_landmarks: float32 (W, K, 2), x y over the global slots.
@@ -57,6 +58,7 @@ class Predictions:
     landmarks: np.ndarray
     wide_detection: np.ndarray
     wide_landmarks: np.ndarray
+    has_landmarks: bool = True
 
     def __post_init__(self) -> None:
         for name, dtype in _DTYPES.items():
@@ -93,7 +95,7 @@ class Predictions:
     @cached_property
     def landmark_offsets(self) -> np.ndarray:
         """int64 (D + 1,); they follow from the classes."""
-        counts = np.array([len(slots) for slots in self.schema.slots])
+        counts = np.array([len(slots) * self.has_landmarks for slots in self.schema.slots])
         return np.concatenate([[0], np.cumsum(counts[self.category_id])])
 
     @cached_property
@@ -118,9 +120,9 @@ class Predictions:
         """A model's output for one photo, which stays as it is.
 
         Args:
-            instances: n garments with pred_boxes (n, 4) x1 y1 x2 y2, scores (n,), pred_classes (n,) and
-                pred_keypoints (n, K, 3) of x, y, score, on any device and in any precision; kept are
-                float32.
+            instances: n garments with pred_boxes (n, 4) x1 y1 x2 y2, scores (n,), pred_classes (n,) and,
+                unless the model makes boxes alone, pred_keypoints (n, K, 3) of x, y, score, on any device
+                and in any precision; kept are float32.
             image_id: the photo's id.
             schema: the landmarks.
             wide_classes: bool (C,), whose detections are kept with all K landmarks, see
@@ -130,12 +132,18 @@ class Predictions:
             ValueError: naming the image, when a field is missing or of the wrong shape, a class index is
                 out of range, or a number is not finite.
         """
-        instances, where = instances.to("cpu"), f"prediction for image {image_id}"
+        where = f"prediction for image {image_id}"
         _check_instances(instances, schema, where)
+        fields = {name: value for name, value in instances.get_fields().items() if name in _FIELDS}
+        instances = Instances(instances.image_size, **fields).to("cpu")  # masks would be large
         classes = instances.pred_classes.numpy().astype(np.int16)
-        points = _finite(instances.pred_keypoints[..., :2], f"{where}: pred_keypoints")
-        rows, slots = _own_slots(classes, schema)
-        wide = np.flatnonzero(wide_classes[classes])
+        if instances.has("pred_keypoints"):
+            points = _finite(instances.pred_keypoints[..., :2], f"{where}: pred_keypoints")
+            wide = np.flatnonzero(wide_classes[classes])
+            columns = {"landmarks": points[_own_slots(classes, schema)]}
+            columns |= {"wide_detection": wide, "wide_landmarks": points[wide]}
+        else:
+            columns = _no_columns(schema, ("landmarks", "wide_detection", "wide_landmarks"))
         return cls(
             schema=schema,
             image_id=np.array([image_id], np.int64),
@@ -143,35 +151,36 @@ class Predictions:
             category_id=classes,
             score=_finite(instances.scores, f"{where}: scores"),
             box=_finite(instances.pred_boxes.tensor, f"{where}: pred_boxes"),
-            landmarks=points[rows, slots],
-            wide_detection=wide,
-            wide_landmarks=points[wide],
+            has_landmarks=instances.has("pred_keypoints"),
+            **columns,
         )
 
     @classmethod
     def empty(cls, schema: KeypointSchema) -> "Predictions":
         """Of no photos."""
-        shapes = _shapes(schema, 0, 0, 0, 0)
-        return cls(schema=schema, **{name: np.zeros(shapes[name], dtype) for name, dtype in _DTYPES.items()})
+        return cls(schema=schema, **_no_columns(schema, _DTYPES))
 
     @classmethod
     def concatenate(cls, parts: Iterable["Predictions"], schema: KeypointSchema) -> "Predictions":
         """The photos of all parts, in their order; no parts at all are well.
 
         Raises:
-            ValueError: naming an image that occurs twice.
+            ValueError: naming an image that occurs twice; or some parts have landmarks and some have none.
         """
         parts = [cls.empty(schema), *parts]
+        having = {part.has_landmarks for part in parts if len(part)} or {True}
+        _require(len(having) == 1, "pred_keypoints: expected in all predictions or in none, got both")
         starts = np.cumsum([0, *(part.num_detections for part in parts[:-1])])
         columns = {name: [getattr(part, name) for part in parts] for name in _DTYPES}
         for number, (part, start) in enumerate(zip(parts, starts, strict=True)):
             columns["wide_detection"][number] = part.wide_detection + start
             columns["detection_offsets"][number] = part.detection_offsets[bool(number) :] + start
-        return cls(schema=schema, **{name: np.concatenate(arrays) for name, arrays in columns.items()})
+        joined = {name: np.concatenate(arrays) for name, arrays in columns.items()}
+        return cls(schema=schema, has_landmarks=having.pop(), **joined)
 
     def save(self, path: str | Path) -> None:
         """Write an .npz file, whole or not at all. Not deflated: floats hardly shrink and it takes long."""
-        columns = {name: getattr(self, name) for name in _DTYPES}
+        columns = {name: getattr(self, name) for name in (*_DTYPES, "has_landmarks")}
         with whole_file(path) as file:
             np.savez(file, format_version=FORMAT_VERSION, schema=self.schema.name, **columns)
 
@@ -192,7 +201,8 @@ class Predictions:
                 for name, expected in {"format_version": FORMAT_VERSION, "schema": schema.name}.items():
                     found = archive[name].item()
                     _require(found == expected, f"{name}: expected {expected!r}, got {found!r}")
-                return cls(schema=schema, **{name: archive[name] for name in _DTYPES})
+                columns = {name: archive[name] for name in _DTYPES}
+                return cls(schema=schema, has_landmarks=archive["has_landmarks"].item(), **columns)
         except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path}: not a usable predictions file: {error}") from error
 
@@ -201,26 +211,32 @@ class Predictions:
 
         ``category_id`` is the class index + 1, as in DeepFashion2's own annotations; ``bbox`` is x y width
         height; ``keypoints`` are 3 K numbers x, y, score over the global slots, the score being the
-        detection's, and zeros where a landmark is not kept.
+        detection's, and zeros where a landmark is not kept; a model of boxes alone has no such key.
         """
-        boxes, slots_of = self.box_xywh, [list(slots) for slots in self.schema.slots]
+        boxes = self.box_xywh
         wide = dict(zip(self.wide_detection.tolist(), self.wide_landmarks, strict=True))
         for row, image in enumerate(self.detection_image):
-            class_index = int(self.category_id[row])
-            keypoints = np.zeros((self.schema.num_keypoints, 3), np.float32)
-            slots = slice(None) if row in wide else slots_of[class_index]
-            start, end = self.landmark_offsets[row : row + 2]
-            keypoints[slots, :2] = wide.get(row, self.landmarks[start:end])
-            keypoints[slots, 2] = self.score[row]
-            yield {
+            result = {
                 "image_id": int(self.image_id[image]),
-                "category_id": class_index + 1,
+                "category_id": int(self.category_id[row]) + 1,
                 "bbox": boxes[row].tolist(),
                 "score": float(self.score[row]),
-                "keypoints": keypoints.ravel().tolist(),
             }
+            if self.has_landmarks:
+                result["keypoints"] = self._coco_keypoints(row, wide.get(row)).ravel().tolist()
+            yield result
+
+    def _coco_keypoints(self, row: int, wide: np.ndarray | None) -> np.ndarray:
+        """float32 (K, 3) of x, y, score; ``wide`` (K, 2) where all are kept."""
+        keypoints = np.zeros((self.schema.num_keypoints, 3), np.float32)
+        slots = slice(None) if wide is not None else list(self.schema.slots[self.category_id[row]])
+        own = self.landmarks[slice(*self.landmark_offsets[row : row + 2])]
+        keypoints[slots, :2] = own if wide is None else wide
+        keypoints[slots, 2] = self.score[row]
+        return keypoints
 
 
+_FIELDS = ("pred_boxes", "scores", "pred_classes", "pred_keypoints")
 _DTYPES = {
     "image_id": np.int64,
     "detection_offsets": np.int64,
@@ -248,6 +264,11 @@ def _shapes(
     }
 
 
+def _no_columns(schema: KeypointSchema, names: Iterable[str]) -> dict[str, np.ndarray]:
+    shapes = _shapes(schema, 0, 0, 0, 0)
+    return {name: np.zeros(shapes[name], _DTYPES[name]) for name in names}
+
+
 def _own_slots(classes: np.ndarray, schema: KeypointSchema) -> tuple[np.ndarray, np.ndarray]:
     """Classes of n detections -> row and global slot of each detection's own landmarks, int64 (L,) both."""
     slots = [schema.slots[class_index] for class_index in classes.tolist()]
@@ -264,10 +285,11 @@ def _finite(tensor: torch.Tensor, where: str) -> np.ndarray:
 
 
 def _check_instances(instances: Instances, schema: KeypointSchema, where: str) -> None:
-    for field in ("pred_boxes", "scores", "pred_classes", "pred_keypoints"):
+    for field in ("pred_boxes", "scores", "pred_classes"):
         _require(instances.has(field), f"{where}: {field} is missing, got {sorted(instances.get_fields())}")
-    shape, expected = tuple(instances.pred_keypoints.shape), (len(instances), schema.num_keypoints, 3)
-    _require(shape == expected, f"{where}: pred_keypoints: expected shape {expected}, got {shape}")
+    if instances.has("pred_keypoints"):
+        shape, expected = tuple(instances.pred_keypoints.shape), (len(instances), schema.num_keypoints, 3)
+        _require(shape == expected, f"{where}: pred_keypoints: expected shape {expected}, got {shape}")
     classes, last = instances.pred_classes, schema.num_classes - 1
     wrong = classes[(classes < 0) | (classes > last)]
     _require(len(wrong) == 0, f"{where}: pred_classes: expected 0..{last}, got {wrong.unique().tolist()}")

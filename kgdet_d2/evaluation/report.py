@@ -126,8 +126,9 @@ def markdown(report: Mapping) -> str:
         f"# {report['dataset']}\n\n{report['predictions']}: {report['detections']:,} detections in "
         f"{predicted:,} of {photos:,} photos with {sum(report['garments'].values()):,} garments.",
         *_score_tables(report),
-        *_landmark_tables(report["landmark_error"]),
     ]
+    if "landmark_error" in report:
+        parts += _landmark_tables(report["landmark_error"])
     if "subsets" in report:
         parts.append(_subset_table(report["subsets"]))
     if "errors" in report:
@@ -138,24 +139,25 @@ def markdown(report: Mapping) -> str:
 def _score_tables(report: Mapping) -> list[str]:
     scores = report["scores"]
     columns = [*_AP, "APs", "APm", "APl", "AR", "ARs", "ARm", "ARl"]
-    rows = []
-    for task, title in TASKS.items():
+    rows, titles = [], [TASKS[task] for task in scores]
+    for task, title in zip(scores, titles, strict=True):
         values = {"AR": scores[task].get("AR100"), **scores[task]}  # of boxes COCO's AR is that of 100
         rows.append([title, *(values.get(column, math.nan) for column in columns)])
     overall = _table("Average precision", ["", *columns], rows)
     rows = [
-        [name, count, *(scores[task][f"AP-{name}"] for task in TASKS)]
+        [name, count, *(scores[task][f"AP-{name}"] for task in scores)]
         for name, count in report["garments"].items()
     ]
-    headers = ["class", "garments", *(f"{title} AP" for title in TASKS.values())]
+    headers = ["class", "garments", *(f"{title} AP" for title in titles)]
     return [overall, _table("Average precision by class", headers, rows)]
 
 
 def _subset_table(subsets: Sequence[Mapping]) -> str:
+    tasks = [task for task in TASKS if all(task in row for row in subsets)]
     headers = ["attribute", "value", "garments"]
-    headers += [f"{title} {score}" for title in TASKS.values() for score in _AP]
+    headers += [f"{TASKS[task]} {score}" for task in tasks for score in _AP]
     rows = [
-        [row["attribute"], row["name"], row["garments"], *(row[t][s] for t in TASKS for s in _AP)]
+        [row["attribute"], row["name"], row["garments"], *(row[t][s] for t in tasks for s in _AP)]
         for row in subsets
     ]
     return _table("Average precision by attribute", headers, rows)

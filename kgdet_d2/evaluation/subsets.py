@@ -14,11 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kgdet_d2.evaluation.average_precision import (
-    Subset,
-    box_average_precision,
-    landmark_average_precision,
-)
+from kgdet_d2.evaluation.average_precision import Subset, average_precisions
 from kgdet_d2.evaluation.ground_truth import GroundTruth
 from kgdet_d2.evaluation.predictions import Predictions
 
@@ -120,14 +116,7 @@ def subset_scores(
     if not values:
         return []
     subsets = [value.subset for value in values]
-    data = (ground_truth, predictions)
-    columns = {
-        "bbox": box_average_precision(*data, areas=["all"], subsets=subsets),
-        "keypoints": landmark_average_precision(*data, visible_only=False, areas=["all"], subsets=subsets),
-        "keypoints_visible": landmark_average_precision(
-            *data, visible_only=True, areas=["all"], subsets=subsets
-        ),
-    }
+    columns = average_precisions(ground_truth, predictions, sizes=False, subsets=subsets)
     rows = []
     for index, value in enumerate(values):
         row = {"attribute": value.attribute, "value": value.value, "name": value.name}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kgdet_d2.geometry.flip import mirror_boxes, mirror_columns, mirror_offsets
 from kgdet_d2.modeling.point_head import StageOutput
-from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.schema import DEEPFASHION2, schema_of
 
 # Landmarks of short sleeve outwear, from 1, that the release's table exchanges.
 _RELEASED_PAIRS = ((2, 26), (4, 6))
@@ -148,13 +148,7 @@ def landmark_flip_map(num_keypoints: int, permutation: str) -> Tensor:
     Raises:
         ValueError: no schema has so many landmarks, or there is no such permutation for it.
     """
-    schemas = {schema.num_keypoints: schema for schema in (DEEPFASHION2, FLD)}
-    if num_keypoints not in schemas:
-        raise ValueError(
-            "MODEL.KGDET.NUM_KEYPOINTS: flip fusion knows left from right where it is one of "
-            f"{sorted(schemas)}, got {num_keypoints}"
-        )
-    schema = schemas[num_keypoints]
+    schema = schema_of(num_keypoints)
     flip = torch.tensor(schema.flip_map)
     if permutation == "released" and schema is DEEPFASHION2:
         slots = schema.slots[schema.class_names.index("short sleeve outwear")]

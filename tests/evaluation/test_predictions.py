@@ -167,7 +167,7 @@ def _spoil(field, value=math.nan):
         (_spoil("pred_classes", 13), r"image 5: pred_classes: expected 0..12, got \[13\]"),
         (_spoil("pred_classes", -1), r"image 5: pred_classes: expected 0..12, got \[-1\]"),
         (lambda o: o.set("pred_keypoints", o.pred_keypoints[:, :17]), r"expected shape \(1, 294, 3\)"),
-        (lambda o: o.remove("pred_keypoints"), r"image 5: pred_keypoints is missing"),
+        (lambda o: o.remove("scores"), r"image 5: scores is missing"),
     ],
 )
 def test_malformed_instances(make_instances, spoil, message):
@@ -175,6 +175,33 @@ def test_malformed_instances(make_instances, spoil, message):
     spoil(output)
     with pytest.raises(ValueError, match=message):
         Predictions.from_instances(output, image_id=5, schema=DEEPFASHION2, wide_classes=np.zeros(13, bool))
+
+
+def test_boxes_alone(scene, tmp_path):
+    for output in scene.outputs:
+        output.remove("pred_keypoints")
+    wide_classes = np.ones(scene.schema.num_classes, bool)
+    parts = [
+        Predictions.from_instances(output, image_id=i, schema=scene.schema, wide_classes=wide_classes)
+        for i, output in enumerate(scene.outputs)
+    ]
+    boxes = Predictions.concatenate([*parts, Predictions.empty(scene.schema)], scene.schema)
+    assert boxes.num_detections == sum(map(len, scene.outputs)) > 0
+    assert not boxes.has_landmarks and len(boxes.landmarks) == boxes.landmark_offsets[-1] == 0
+    boxes.save(tmp_path / "boxes.npz")
+    again = Predictions.load(tmp_path / "boxes.npz", scene.schema)
+    assert not again.has_landmarks
+    assert_equal(boxes, again)
+    assert all("keypoints" not in result for result in boxes.coco_results())
+
+
+def test_some_with_landmarks_and_some_without(scene, parts):
+    output = scene.outputs[0]
+    output.remove("pred_keypoints")
+    none = np.zeros(scene.schema.num_classes, bool)
+    boxes = Predictions.from_instances(output, image_id=-1, schema=scene.schema, wide_classes=none)
+    with pytest.raises(ValueError, match="pred_keypoints: expected in all predictions or in none"):
+        Predictions.concatenate([*parts, boxes], scene.schema)
 
 
 def test_a_photo_predicted_twice(parts, whole):

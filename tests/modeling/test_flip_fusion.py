@@ -272,7 +272,7 @@ def test_permutations():
 @pytest.mark.parametrize(
     ("num_keypoints", "permutation", "message"),
     [
-        (17, "corrected", r"NUM_KEYPOINTS: .* one of \[8, 294\], got 17"),
+        (17, "corrected", r"number of landmarks: .* one of \[8, 294\], got 17"),
         (8, "released", "PERMUTATION: fld has no permutation 'released'"),
     ],
 )
