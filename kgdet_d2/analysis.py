@@ -8,7 +8,7 @@ The network runs on PyTorch's meta device: shapes alone, neither weights nor ari
 - *The paper's FLOPs* (Table 1): without deformable convolutions, but with the additions of a convolution's
   bias, one for each element that enters a ReLU or a pooling, and two for each that enters a BatchNorm.
   GroupNorm, interpolation and the making of boxes count nothing. Table 1 is at 1280 x 800, its parameters are
-  the trainable ones, and its neck has all of p3..p7, see :func:`with_full_neck`.
+  the trainable ones. What its systems have otherwise than ours, :func:`table_1_differences` tells.
 """
 
 from collections import defaultdict
@@ -104,17 +104,34 @@ def total(parts: dict[str, Counts]) -> Counts:
     return sum(parts.values(), Counts())
 
 
-def with_full_neck(cfg: CfgNode) -> CfgNode:
-    """The config with a neck as the release's, whose dead parts the paper counts.
+def table_1_differences(cfg: CfgNode, width: int = 1280, height: int = 800) -> dict[str, Counts]:
+    """What the system that the paper's Table 1 counts has otherwise than the config's model.
 
-    All of p3..p7 are built and computed, whichever the head reads; without effect where the neck is no
-    :class:`~kgdet_d2.modeling.fpn.LeanFPN`.
+    Args:
+        cfg, width, height: as in :func:`count_parts`.
+
+    Returns:
+        ``{difference: counts}``, those that are not zero. Added to the total of :func:`count_parts` they make
+        Table 1's numbers: parameters to the last one, FLOPs to the 0.01 G that are printed there.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.FPN.FULL = True
-    cfg.freeze()
-    return cfg
+    changes = {"the neck's parts that reach no output": ["MODEL.FPN.FULL", True]}
+    if cfg.MODEL.META_ARCHITECTURE == "FCOS":
+        # What was counted is MMDetection's, with the ResNet of Caffe.
+        changes["ResNet's stride in its 1x1 convolutions"] = ["MODEL.RESNETS.STRIDE_IN_1X1", True]
+        changes["BatchNorm whose weights do not learn"] = ["MODEL.RESNETS.NORM", "FrozenBN"]
+    differences = {}
+    before = total(count_parts(cfg, width, height))
+    for name, change in changes.items():
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.merge_from_list(change)
+        after = total(count_parts(cfg, width, height))
+        differences[name] = after - before
+        before = after
+    if cfg.MODEL.META_ARCHITECTURE == "FCOS":
+        levels = len(cfg.MODEL.FPN.OUT_FEATURES)
+        differences["a factor for each level's boxes"] = Counts(parameters=levels, trainable=levels)
+    return {name: counts for name, counts in differences.items() if counts != Counts()}
 
 
 def _build(cfg: CfgNode) -> DenseDetector:

@@ -1,19 +1,10 @@
-"""Config keys that KGDet adds to Detectron2's, and the check that they fit together."""
+"""Config keys that KGDet and its peers add to Detectron2's, and the reading of a config file."""
 
-import logging
-from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
-from kgdet_d2.modeling.head import AGGREGATIONS
-from kgdet_d2.modeling.losses import KEYPOINT_WEIGHTINGS
-from kgdet_d2.modeling.reppoints_head import KEYPOINTS
-
-logger = logging.getLogger(__name__)
-_FLIPS = ("horizontal", "vertical", "none")
-_CROP_TYPES = ("relative_range", "relative", "absolute", "absolute_range")
+from kgdet_d2.config_checks import check_config
 
 
 def add_kgdet_config(cfg: CfgNode) -> None:
@@ -24,6 +15,8 @@ def add_kgdet_config(cfg: CfgNode) -> None:
     _add_flip_fusion_keys(cfg)
     _add_input_keys(cfg)
     _add_reppoints_keys(cfg)
+    _add_match_rcnn_keys(cfg)
+    _add_fcos_keys(cfg)
     # "SGD" (the paper's) or "ADAMW", with SOLVER's learning rates, weight decays and schedule.
     cfg.SOLVER.OPTIMIZER = "SGD"
 
@@ -38,6 +31,8 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     # Build and compute all of p3..p7 whatever is asked for, as the release does. Outputs are the same;
     # the parameters that reach none of them (6,884,352 with p5 alone) count but never learn.
     cfg.MODEL.FPN.FULL = False
+    # What p6 is made of: "res5"; or "p5", with a ReLU between p6 and p7 (FCOS).
+    cfg.MODEL.FPN.EXTRAS_FROM = "res5"
 
 
 def _add_head_keys(cfg: CfgNode) -> None:
@@ -132,6 +127,40 @@ def _add_reppoints_keys(cfg: CfgNode) -> None:
     cfg.MODEL.REPPOINTS.IOU_THRESHOLDS = [0.4, 0.5]
 
 
+def _add_match_rcnn_keys(cfg: CfgNode) -> None:
+    # The matching network of META_ARCHITECTURE "MatchRCNN", which has ROI_HEADS.NAME "MatchRCNNHeads".
+    cfg.MODEL.MATCHING = CfgNode()
+    matching = cfg.MODEL.MATCHING
+    # Learn all losses jointly (the paper). Otherwise the matching network alone learns, and the detector
+    # stays as it is in WEIGHTS.
+    matching.TRAIN_DETECTOR = False
+    # Side of the pooled features in cells; output channels of each convolution; D, numbers of an embedding.
+    matching.POOLER_RESOLUTION = 14
+    matching.CONV_DIMS = [256, 256, 256, 1024]
+    matching.EMBEDDING_DIM = 256
+    # Factor of the loss, lambda_5 in the paper, which gives no value.
+    matching.LOSS_WEIGHT = 1.0
+
+
+def _add_fcos_keys(cfg: CfgNode) -> None:
+    # META_ARCHITECTURE "FCOS". What has a namesake in Detectron2's MODEL.RETINANET means the same.
+    cfg.MODEL.FCOS = CfgNode()
+    fcos = cfg.MODEL.FCOS
+    fcos.NUM_CLASSES = 13
+    # Convolutions in each of the two towers, and their normalisation.
+    fcos.NUM_CONVS = 4
+    fcos.NORM = "GN"
+    fcos.PRIOR_PROB = 0.01
+    # A cell in a garment answers for it if it lies less than so many strides, in x and in y, from its centre.
+    fcos.CENTER_SAMPLING_RADIUS = 1.5
+    fcos.FOCAL_LOSS_ALPHA = 0.25
+    fcos.FOCAL_LOSS_GAMMA = 2.0
+    # A detection's score is the square root of its class's times its centerness.
+    fcos.SCORE_THRESH_TEST = 0.2
+    fcos.TOPK_CANDIDATES_TEST = 1000
+    fcos.NMS_THRESH_TEST = 0.6
+
+
 def load_config(config_file: str, opts: list[str]) -> CfgNode:
     """The checked and frozen config of a yaml file and KEY VALUE overrides.
 
@@ -164,165 +193,3 @@ def check_weights(cfg: CfgNode, *, required: bool) -> None:
         raise ValueError("MODEL.WEIGHTS: expected the path of a checkpoint, got none")
     if weights and "://" not in weights and not Path(weights).is_file():
         raise FileNotFoundError(f"MODEL.WEIGHTS: {weights!r} does not exist")
-
-
-def check_config(cfg: CfgNode) -> None:
-    """Refuse values that contradict one another.
-
-    Raises:
-        ValueError: lists every contradiction found, by key, with what was expected and what was found.
-    """
-    problems = [*_solver_problems(cfg), *_input_problems(cfg)]
-    if cfg.MODEL.META_ARCHITECTURE == "KGDet":
-        problems += [*_head_problems(cfg), *_aggregation_problems(cfg)]
-        problems += [*_loss_problems(cfg), *_landmark_problems(cfg), *_flip_fusion_problems(cfg)]
-    if cfg.MODEL.META_ARCHITECTURE == "RepPoints":
-        problems += [*_head_problems(cfg), *_aggregation_problems(cfg)]
-        problems += [*_loss_problems(cfg), *_reppoints_problems(cfg)]
-    if problems:
-        raise ValueError("config: " + "; ".join(problems))
-    if cfg.INPUT.SCALE_JITTER:
-        logger.warning("INPUT.MIN_SIZE_TRAIN has no effect: INPUT.SCALE_JITTER takes its place")
-
-
-def _solver_problems(cfg: CfgNode):
-    late = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_ITER]
-    if late:
-        yield f"SOLVER.STEPS: expected steps below SOLVER.MAX_ITER = {cfg.SOLVER.MAX_ITER}, got {late}"
-    if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
-        yield f"SOLVER.OPTIMIZER: expected 'SGD' or 'ADAMW', got {cfg.SOLVER.OPTIMIZER!r}"
-
-
-def _input_problems(cfg: CfgNode):
-    jitter, color, crop = cfg.INPUT.SCALE_JITTER, cfg.INPUT.COLOR, cfg.INPUT.CROP
-    if jitter and not (len(jitter) == 2 and 0 < jitter[0] <= jitter[1]):
-        yield f"INPUT.SCALE_JITTER: expected () or two rising factors above 0, got {jitter}"
-    for key, change in color.items():
-        if not 0 <= change <= 1:
-            yield f"INPUT.COLOR.{key}: expected 0..1, got {change}"
-    if any(color.values()) and cfg.INPUT.FORMAT != "RGB":
-        yield f"INPUT.FORMAT: expected 'RGB', which INPUT.COLOR needs, got {cfg.INPUT.FORMAT!r}"
-    if cfg.INPUT.RANDOM_FLIP not in _FLIPS:
-        yield f"INPUT.RANDOM_FLIP: expected {_any_of(_FLIPS)}, got {cfg.INPUT.RANDOM_FLIP!r}"
-    if crop.ENABLED:
-        yield from _crop_problems(crop)
-    if cfg.MODEL.MASK_ON and (crop.ENABLED or jitter) and find_spec("shapely") is None:
-        yield "MODEL.MASK_ON: polygons are cropped by shapely, which is missing: pip install shapely"
-
-
-def _crop_problems(crop: CfgNode):
-    if crop.TYPE not in _CROP_TYPES:
-        yield f"INPUT.CROP.TYPE: expected {_any_of(_CROP_TYPES)}, got {crop.TYPE!r}"
-        return
-    relative = crop.TYPE.startswith("relative")
-    fits = [0 < side <= 1 if relative else isinstance(side, int) and side >= 1 for side in crop.SIZE]
-    rising = crop.TYPE != "absolute_range" or list(crop.SIZE) == sorted(crop.SIZE)
-    if fits != [True, True] or not rising:
-        expected = "two shares above 0 and up to 1" if relative else "two whole numbers of pixels"
-        expected += ", (min, max)" if crop.TYPE == "absolute_range" else ", (height, width)"
-        yield f"INPUT.CROP.SIZE: expected {expected}, with TYPE {crop.TYPE!r}, got {crop.SIZE}"
-
-
-def _head_problems(cfg: CfgNode):
-    kgdet = cfg.MODEL.KGDET
-    if kgdet.NUM_STAGES < 1:
-        yield f"MODEL.KGDET.NUM_STAGES: expected at least 1, got {kgdet.NUM_STAGES}"
-    if kgdet.NUM_POSITIVES < 1:
-        yield f"MODEL.KGDET.NUM_POSITIVES: expected at least 1, got {kgdet.NUM_POSITIVES}"
-    if not 0 < kgdet.PRIOR_PROB < 1:
-        yield f"MODEL.KGDET.PRIOR_PROB: expected a number between 0 and 1, got {kgdet.PRIOR_PROB}"
-    for key in ("POINTS_GRADIENT", "MOMENT_GRADIENT", "SCORE_THRESH_TEST", "NMS_THRESH_TEST"):
-        if not 0 <= kgdet[key] <= 1:
-            yield f"MODEL.KGDET.{key}: expected 0..1, got {kgdet[key]}"
-    for key, norm, channels in (
-        ("MODEL.KGDET.CONV_DIM", kgdet.NORM, kgdet.CONV_DIM),
-        ("MODEL.FPN.OUT_CHANNELS", cfg.MODEL.FPN.NORM, cfg.MODEL.FPN.OUT_CHANNELS),
-    ):
-        if norm == "GN" and channels % 32:
-            yield f"{key}: expected a multiple of GroupNorm's 32 groups, got {channels}"
-
-
-def _aggregation_problems(cfg: CfgNode):
-    aggregation, columns = cfg.MODEL.KGDET.AGGREGATION, cfg.MODEL.KGDET.COLUMNS
-    odd_squares = [side**2 for side in range(3, 16, 2)]
-    if not columns or not set(columns) <= set(odd_squares):
-        yield f"MODEL.KGDET.COLUMNS: expected some of {odd_squares}, got {columns}"
-    if aggregation not in AGGREGATIONS:
-        yield f"MODEL.KGDET.AGGREGATION: expected {_any_of(AGGREGATIONS)}, got {aggregation!r}"
-    keypoints = cfg.MODEL.KGDET.NUM_KEYPOINTS
-    if aggregation == "selection" and (len(columns) != 1 or columns[0] > keypoints):
-        yield (
-            "MODEL.KGDET.COLUMNS: expected with AGGREGATION 'selection' one number, at most "
-            f"MODEL.KGDET.NUM_KEYPOINTS = {keypoints}, got {columns}"
-        )
-
-
-def _loss_problems(cfg: CfgNode):
-    loss, stages = cfg.MODEL.KGDET.LOSS, cfg.MODEL.KGDET.NUM_STAGES
-    if len(loss.STAGE_WEIGHTS) != stages:
-        yield (
-            f"MODEL.KGDET.LOSS.STAGE_WEIGHTS: expected MODEL.KGDET.NUM_STAGES = {stages} numbers, "
-            f"got {loss.STAGE_WEIGHTS}"
-        )
-    if loss.FOCAL_GAMMA != 0 and loss.FOCAL_GAMMA < 1:
-        yield (
-            "MODEL.KGDET.LOSS.FOCAL_GAMMA: expected 0 or at least 1, for between them the gradient is "
-            f"infinite where a score reaches 1, got {loss.FOCAL_GAMMA}"
-        )
-    if loss.KEYPOINT_WEIGHTING not in KEYPOINT_WEIGHTINGS:
-        yield (
-            f"MODEL.KGDET.LOSS.KEYPOINT_WEIGHTING: expected {_any_of(KEYPOINT_WEIGHTINGS)}, "
-            f"got {loss.KEYPOINT_WEIGHTING!r}"
-        )
-
-
-def _any_of(names: Iterable[str]) -> str:
-    return " or ".join(map(repr, names))
-
-
-def _landmark_problems(cfg: CfgNode):
-    if not cfg.MODEL.KEYPOINT_ON:
-        yield "MODEL.KEYPOINT_ON: expected True, since the model learns from landmarks, got False"
-    least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-    if least:
-        yield (
-            "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE: expected 0, since photos whose "
-            f"garments have no landmark still teach boxes, got {least}"
-        )
-    sigmas, keypoints = cfg.TEST.KEYPOINT_OKS_SIGMAS, cfg.MODEL.KGDET.NUM_KEYPOINTS
-    if sigmas and len(sigmas) != keypoints:
-        yield (
-            f"TEST.KEYPOINT_OKS_SIGMAS: expected none (the dataset's own) or MODEL.KGDET.NUM_KEYPOINTS = "
-            f"{keypoints} numbers, got {len(sigmas)}"
-        )
-
-
-def _flip_fusion_problems(cfg: CfgNode):
-    flip = cfg.MODEL.KGDET.FLIP_FUSION
-    for key, allowed in (("MODE", ("image", "feature")), ("PERMUTATION", ("corrected", "released"))):
-        if flip[key] not in allowed:
-            yield f"MODEL.KGDET.FLIP_FUSION.{key}: expected one of {allowed}, got {flip[key]!r}"
-    if flip.IN_TRAINING and not flip.ENABLED:
-        yield "MODEL.KGDET.FLIP_FUSION.IN_TRAINING: expected False where ENABLED is False, got True"
-
-
-def _reppoints_problems(cfg: CfgNode):
-    kgdet, reppoints = cfg.MODEL.KGDET, cfg.MODEL.REPPOINTS
-    if kgdet.NUM_STAGES < 2:
-        yield f"MODEL.KGDET.NUM_STAGES: expected at least 2, the first has no classes, got {kgdet.NUM_STAGES}"
-    thresholds = reppoints.IOU_THRESHOLDS
-    if len(thresholds) != 2 or not 0 < thresholds[0] <= thresholds[1] <= 1:
-        yield (
-            "MODEL.REPPOINTS.IOU_THRESHOLDS: expected two rising numbers above 0 and up to 1, "
-            f"got {thresholds}"
-        )
-    if reppoints.KEYPOINTS not in KEYPOINTS:
-        yield f"MODEL.REPPOINTS.KEYPOINTS: expected {_any_of(KEYPOINTS)}, got {reppoints.KEYPOINTS!r}"
-    if reppoints.KEYPOINTS != "none":
-        yield from _landmark_problems(cfg)
-    elif cfg.MODEL.KEYPOINT_ON:
-        yield "MODEL.KEYPOINT_ON: expected False with MODEL.REPPOINTS.KEYPOINTS 'none', got True"
-    if kgdet.AGGREGATION != "encoding":
-        yield f"MODEL.KGDET.AGGREGATION: expected 'encoding' with RepPoints, got {kgdet.AGGREGATION!r}"
-    if kgdet.FLIP_FUSION.ENABLED:
-        yield "MODEL.KGDET.FLIP_FUSION.ENABLED: expected False with RepPoints, which has none, got True"

@@ -14,7 +14,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from kgdet_d2.analysis import Counts, count_parts, total, with_full_neck
+from kgdet_d2.analysis import Counts, count_parts, table_1_differences, total
 from kgdet_d2.config import load_config
 from kgdet_d2.modeling.point_head import StageOutput
 
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 R50 = str(ROOT / "configs/kgdet_R50.yaml")
 TINY = str(ROOT / "configs/sample/kgdet_tiny.yaml")
 TINY_KP = str(ROOT / "configs/sample/reppoints_kp_tiny.yaml")
+FCOS = str(ROOT / "configs/sample/fcos_tiny.yaml")
 FULL = ["MODEL.FPN.FULL", "True"]
 RETINANET = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
 RCNN = model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
@@ -62,7 +63,7 @@ def giga(count):
 )
 def test_released_system(opts, trainable, paper, convolution, true):
     """R50 and R101 are the paper's Table 1; the others were counted on the release. None: no figure."""
-    counts = total(count_parts(with_full_neck(load_config(R50, opts))))
+    counts = total(count_parts(load_config(R50, [*FULL, *opts])))
     assert counts.trainable == trainable
     assert counts.parameters == trainable + 225_344  # frozen: stem and res2
     assert giga(counts.paper_flops) == paper
@@ -73,21 +74,53 @@ def test_released_system(opts, trainable, paper, convolution, true):
 @pytest.mark.parametrize(
     ("name", "trainable", "paper", "convolution", "true"),
     [
+        ("retinanet_R50", 36_353_433, "209.67", "208.90", "208.90"),
+        ("retinanet_R101", 55_345_561, "285.74", "284.66", "284.66"),
         ("reppoints_R50", 36_606_515, "189.79", "189.07", "214.23"),
         ("reppoints_R101", 55_598_643, "265.86", "264.83", "289.99"),
         ("reppoints_kp_R50", 38_088_651, "208.84", "208.07", "245.81"),
         ("reppoints_kp_R101", 57_080_779, "284.91", "283.83", "321.57"),
     ],
 )
-def test_RepPoints_of_table_1(name, trainable, paper, convolution, true):
+def test_RepPoints_and_RetinaNet_of_table_1(name, trainable, paper, convolution, true):
     """All of the neck reaches the head, so that nothing has to be added to it."""
     cfg = load_config(str(ROOT / f"configs/{name}.yaml"), [])
     counts = total(count_parts(cfg))
-    assert counts == total(count_parts(with_full_neck(cfg)))
+    assert table_1_differences(cfg) == {}
     assert counts.trainable == trainable
     assert giga(counts.paper_flops) == paper
     assert giga(counts.convolution) == convolution
     assert giga(counts.multiply_adds) == true
+
+
+def test_KGDet_differs_from_table_1_by_its_neck():
+    built, full = (total(count_parts(load_config(R50, opts))) for opts in ([], FULL))
+    assert table_1_differences(load_config(R50, [])) == {
+        "the neck's parts that reach no output": full - built
+    }
+
+
+@pytest.mark.parametrize(
+    ("depth", "trainable", "paper", "batch_norms"),
+    [(50, 31_867_415, "197.21", 50_176), (101, 50_807_319, "273.28", 102_400)],
+)
+def test_FCOS_of_table_1_difference_by_difference(depth, trainable, paper, batch_norms):
+    cfg = load_config(str(ROOT / f"configs/fcos_R{depth}.yaml"), [])
+    differences = table_1_differences(cfg)
+    counts = total(count_parts(cfg) | differences)
+    assert (counts.trainable, giga(counts.paper_flops)) == (trainable, paper)
+    stride = differences.pop("ResNet's stride in its 1x1 convolutions")
+    assert differences == {
+        "BatchNorm whose weights do not learn": Counts(trainable=-batch_norms),
+        "a factor for each level's boxes": Counts(parameters=5, trainable=5),
+    }
+    # In the first block of res3, res4 and res5 the 1x1 convolution from 2c to c channels runs at half the
+    # size, and with it its BatchNorm and ReLU.
+    cells = [(100 * 160, 128), (50 * 80, 256), (25 * 40, 512)]
+    assert stride == Counts(
+        convolution=-sum(3 * here * 2 * c * c for here, c in cells),
+        elementwise=-sum(3 * here * 3 * c for here, c in cells),
+    )
 
 
 def test_parts():
@@ -124,7 +157,9 @@ class Predictions(nn.Module):
         return [level for field in out for level in field]
 
 
-@pytest.mark.parametrize("config", [TINY, TINY_KP, RETINANET], ids=["KGDet", "RepPoints-Kp", "RetinaNet"])
+@pytest.mark.parametrize(
+    "config", [TINY, TINY_KP, RETINANET, FCOS], ids=["KGDet", "RepPoints-Kp", "RetinaNet", "FCOS"]
+)
 def test_agrees_with_fvcore(config):
     """fvcore traces the network as it runs on the CPU, where a deformable convolution is a matrix product."""
     cfg = load_config(config, ["MODEL.DEVICE", "cpu"])
@@ -215,16 +250,19 @@ def test_tool_prints_both_conventions(tool, tmp_path, capsys):
     tool.main(["--config-file", R50, "--json", str(path), "MODEL.KGDET.NUM_POSITIVES", "9"])
     printed = capsys.readouterr().out
     assert "as built: 52.25 M / 91.29 G" in printed
-    assert "with the full neck: 59.13 M / 107.50 G" in printed
-    rows = {line[:20].strip(): line.split() for line in printed.splitlines()}
+    assert "as Table 1 counts: 59.13 M / 107.50 G" in printed
+    rows = {line.split("  ")[0]: line.split() for line in printed.splitlines()}
     assert rows["as built"][-2:] == ["112.37", "91.29"]
-    assert rows["with the full neck"][-2:] == ["128.58", "107.50"]
+    assert rows["the neck's parts that reach no output"][-2:] == ["16.21", "16.21"]
+    assert rows["as Table 1 counts"][-2:] == ["128.58", "107.50"]
     report = json.loads(path.read_text())
     assert (report["width"], report["height"]) == (1280, 800)
     assert report["overrides"] == ["MODEL.KGDET.NUM_POSITIVES", "9"]
-    assert report["sums"]["with the full neck"]["trainable"] == 59_134_423
+    assert report["sums"]["as Table 1 counts"]["trainable"] == 59_134_423
     for key, value in report["sums"]["as built"].items():
         assert value == sum(part[key] for part in report["parts"].values())
+        value += sum(difference[key] for difference in report["differences"].values())
+        assert value == report["sums"]["as Table 1 counts"][key]
 
 
 def test_tool_prints_one_sum_where_nothing_is_left_out(tool, capsys):
@@ -232,4 +270,4 @@ def test_tool_prints_one_sum_where_nothing_is_left_out(tool, capsys):
     printed = capsys.readouterr().out
     assert f"{TINY} at 64 x 32 pixels" in printed
     assert "as built: " in printed
-    assert "with the full neck" not in printed
+    assert "as Table 1 counts" not in printed

@@ -193,21 +193,89 @@ def test_contradictions_of_RepPoints_are_refused(name, opts, message):
         load_config(f"configs/{name}_R50.yaml", opts)
 
 
+@pytest.mark.parametrize(
+    ("name", "opts", "message"),
+    [
+        ("retinanet", ["MODEL.KEYPOINT_ON", "True"], "KEYPOINT_ON: expected False, .* boxes alone, got True"),
+        ("fcos", ["MODEL.KEYPOINT_ON", "True"], "KEYPOINT_ON: expected False, .* boxes alone, got True"),
+        (
+            "retinanet",
+            ["MODEL.RETINANET.NUM_CLASSES", "0"],
+            "RETINANET.NUM_CLASSES: expected at least 1, got 0",
+        ),
+        ("fcos", ["MODEL.FCOS.NUM_CLASSES", "0"], "FCOS.NUM_CLASSES: expected at least 1, got 0"),
+        ("fcos", ["MODEL.FCOS.NUM_CONVS", "0"], "FCOS.NUM_CONVS: expected at least 1, got 0"),
+        ("fcos", ["MODEL.FCOS.PRIOR_PROB", "1.0"], "FCOS.PRIOR_PROB: expected .* between 0 and 1, got 1.0"),
+        ("fcos", ["MODEL.FCOS.NMS_THRESH_TEST", "60.0"], "FCOS.NMS_THRESH_TEST: expected 0..1, got 60"),
+        ("fcos", ["MODEL.FCOS.FOCAL_LOSS_GAMMA", "0.5"], "FCOS.FOCAL_LOSS_GAMMA: expected 0 or at least 1"),
+        ("fcos", ["MODEL.FCOS.CENTER_SAMPLING_RADIUS", "0.0"], "RADIUS: expected a number above 0, got 0.0"),
+        ("fcos", ["MODEL.FPN.OUT_CHANNELS", "40"], "OUT_CHANNELS: expected a multiple of .* got 40"),
+        (
+            "retinanet",
+            ["MODEL.FPN.OUT_FEATURES", "['p3', 'p4']"],
+            r"IN_FEATURES: expected MODEL.FPN.OUT_FEATURES = \['p3', 'p4'\], got \['p3', 'p4', 'p5', 'p6'",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_contradictions_of_Detectron2_s_dense_detectors_are_refused(name, opts, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(f"configs/{name}_R50.yaml", opts)
+
+
 @pytest.mark.parametrize("depth", [50, 101])
-def test_RepPoints_is_trained_as_the_released_KGDet_is(depth):
-    """Input, backbone, schedule and data alike; of the neck all levels."""
-    kgdet, reppoints, with_keypoints = (
-        load_config(f"configs/{name}_R{depth}.yaml", []) for name in ("kgdet", "reppoints", "reppoints_kp")
+@pytest.mark.parametrize("name", ["retinanet", "fcos", "reppoints"])
+def test_a_system_is_trained_as_the_released_KGDet_is(name, depth):
+    """Input, backbone, schedule and data alike; of the neck all levels, and no landmarks."""
+    kgdet, other = (load_config(f"configs/{each}_R{depth}.yaml", []) for each in ("kgdet", name))
+    for part in ("INPUT", "SOLVER", "DATASETS", "TEST"):
+        assert other[part] == kgdet[part]
+    for part in ("WEIGHTS", "BACKBONE", "RESNETS", "PIXEL_MEAN", "PIXEL_STD"):
+        assert other.MODEL[part] == kgdet.MODEL[part]
+    assert other.MODEL.FPN.OUT_FEATURES == ["p3", "p4", "p5", "p6", "p7"]
+    assert not other.MODEL.KEYPOINT_ON
+
+
+@pytest.mark.parametrize("name", ["retinanet", "fcos", "reppoints", "reppoints_kp"])
+def test_on_FLD_a_system_is_the_same_but_for_classes_landmarks_and_schedule(name):
+    """Table 3. The schedule is KGDet's there."""
+    schedule = load_config("configs/fld/kgdet_R50.yaml", [])
+    fld, other = (load_config(f"configs/{folder}{name}_R50.yaml", []).clone() for folder in ("fld/", ""))
+    fld.defrost()
+    for part in ("SOLVER", "DATASETS", "TEST"):
+        assert fld[part] == schedule[part]
+        fld[part] = other[part]
+    node = name.upper() if name in ("retinanet", "fcos") else "KGDET"
+    assert fld.MODEL[node].NUM_CLASSES == len(FLD.class_names)
+    if name == "reppoints_kp":
+        assert fld.MODEL.KGDET.NUM_KEYPOINTS == FLD.num_keypoints
+    fld.MODEL[node].NUM_CLASSES = other.MODEL[node].NUM_CLASSES
+    fld.MODEL.KGDET.NUM_KEYPOINTS = other.MODEL.KGDET.NUM_KEYPOINTS
+    fld.OUTPUT_DIR = other.OUTPUT_DIR
+    assert fld == other
+
+
+def test_RetinaNet_has_its_paper_s_anchors():
+    """Lin et al., section 4: sides of 32 to 512, each at 2^0, 2^(1/3) and 2^(2/3) of it, in three shapes."""
+    for config, levels in (("retinanet_R50", 5), ("sample/retinanet_tiny", 3)):
+        generator = load_config(f"configs/{config}.yaml", []).MODEL.ANCHOR_GENERATOR
+        expected = [[2 ** (5 + level + third / 3) for third in range(3)] for level in range(levels)]
+        for found, sizes in zip(generator.SIZES, expected, strict=True):
+            assert found == pytest.approx(sizes, rel=2e-4)
+        assert generator.ASPECT_RATIOS == [[0.5, 1.0, 2.0]]
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_RepPoints_Kp_is_RepPoints_with_landmarks(depth):
+    reppoints, with_keypoints = (
+        load_config(f"configs/{name}_R{depth}.yaml", []).clone() for name in ("reppoints", "reppoints_kp")
     )
-    for cfg in (reppoints, with_keypoints):
-        for part in ("INPUT", "SOLVER", "DATASETS", "TEST"):
-            assert cfg[part] == kgdet[part]
-        for part in ("WEIGHTS", "BACKBONE", "RESNETS", "PIXEL_MEAN", "PIXEL_STD"):
-            assert cfg.MODEL[part] == kgdet.MODEL[part]
-        assert cfg.MODEL.FPN.OUT_FEATURES == ["p3", "p4", "p5", "p6", "p7"]
-        assert cfg.MODEL.KGDET == reppoints.MODEL.KGDET
     assert (reppoints.MODEL.REPPOINTS.KEYPOINTS, reppoints.MODEL.KEYPOINT_ON) == ("none", False)
     assert (with_keypoints.MODEL.REPPOINTS.KEYPOINTS, with_keypoints.MODEL.KEYPOINT_ON) == ("parallel", True)
+    with_keypoints.defrost()
+    with_keypoints.merge_from_list(["MODEL.REPPOINTS.KEYPOINTS", "none", "MODEL.KEYPOINT_ON", False])
+    with_keypoints.OUTPUT_DIR = reppoints.OUTPUT_DIR
+    assert with_keypoints == reppoints
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ No weights, data or GPU are needed. Columns:
     total G        both together: what one image costs
     paper's G      the paper's "FLOPs": no deformable convolutions, but biases, ReLU, BatchNorm and pooling
 
-The paper's Table 1 counts parts of the neck that reach no output. Where the config leaves them out
-(MODEL.FPN.FULL False), a second sum has them, too: it is the one to hold against the paper.
+Some systems of the paper's Table 1 have parts that ours lack or have otherwise, as the neck's parts that
+reach no output (MODEL.FPN.FULL). Each such difference has its row, and a second sum has them all: it is the
+one to hold against the paper.
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,7 +27,7 @@ from pathlib import Path
 
 from tabulate import SEPARATING_LINE, tabulate
 
-from kgdet_d2.analysis import Counts, count_parts, total, with_full_neck
+from kgdet_d2.analysis import Counts, count_parts, table_1_differences, total
 from kgdet_d2.config import load_config
 from kgdet_d2.files import whole_file
 
@@ -51,22 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cfg = load_config(args.config_file, args.opts)
     parts = count_parts(cfg, *args.size)
     sums = {"as built": total(parts)}
-    full = total(count_parts(with_full_neck(cfg), *args.size))
-    if full != sums["as built"]:
-        sums["with the full neck"] = full
+    differences = table_1_differences(cfg, *args.size)
+    if differences:
+        sums["as Table 1 counts"] = sums["as built"] + total(differences)
     print("{} at {} x {} pixels\n".format(args.config_file, *args.size))
-    print(table(parts, sums))
+    print(table(parts, differences, sums))
     for name, counts in sums.items():
         parameters, flops = counts.trainable / 1e6, counts.paper_flops / GIGA
         print(f"The paper's convention, {name}: {parameters:.2f} M / {flops:.2f} G")
     if args.json:
-        write_json(args, parts, sums)
+        write_json(args, parts, differences, sums)
 
 
-def table(parts: dict[str, Counts], sums: dict[str, Counts]) -> str:
-    """The parts, a line, the sums."""
-    rows = [_row(name, counts) for name, counts in parts.items()]
-    rows += [SEPARATING_LINE, *(_row(name, counts) for name, counts in sums.items())]
+def table(parts: dict[str, Counts], differences: dict[str, Counts], sums: dict[str, Counts]) -> str:
+    """The parts and their sum; the differences to what the paper counts and the sum with them."""
+    rows = []
+    for terms, (name, counts) in zip((parts, differences), sums.items(), strict=False):
+        rows += [*itertools.starmap(_row, terms.items()), SEPARATING_LINE, _row(name, counts)]
     alignment = ["left", *["right"] * (len(HEADERS) - 1)]
     return tabulate(rows, HEADERS, colalign=alignment, disable_numparse=True) + "\n"
 
@@ -77,7 +80,12 @@ def _row(name: str, counts: Counts) -> list[str]:
     return [name, *numbers]
 
 
-def write_json(args: argparse.Namespace, parts: dict[str, Counts], sums: dict[str, Counts]) -> None:
+def write_json(
+    args: argparse.Namespace,
+    parts: dict[str, Counts],
+    differences: dict[str, Counts],
+    sums: dict[str, Counts],
+) -> None:
     """``config_file``, ``overrides``, ``width`` and ``height`` in pixels, and every count in full."""
 
     def in_full(counts: dict[str, Counts]) -> dict[str, dict[str, int]]:
@@ -88,7 +96,7 @@ def write_json(args: argparse.Namespace, parts: dict[str, Counts], sums: dict[st
 
     width, height = args.size
     report = {"config_file": args.config_file, "overrides": args.opts, "width": width, "height": height}
-    report |= {"parts": in_full(parts), "sums": in_full(sums)}
+    report |= {"parts": in_full(parts), "differences": in_full(differences), "sums": in_full(sums)}
     with whole_file(args.json) as file:
         file.write(json.dumps(report, indent=2).encode() + b"\n")
 

@@ -1,4 +1,4 @@
-"""A feature pyramid with normalised convolutions that builds only what its outputs need.
+"""A feature pyramid that builds only what its outputs need.
 
 N images; level l has stride 2^l and is named p<l>, made of res<l> where l <= 5.
 """
@@ -12,17 +12,22 @@ from kgdet_d2.modeling.resnet import build_resnet
 
 _LOWEST, _TOP = 3, 5  # the ResNet stages that an FPN is made of
 _HIGHEST = 7
+EXTRAS_FROM = ("res5", "p5")
 
 
 class LeanFPN(Backbone):
-    """FPN (p3..p5) with further levels by stride-2 convolutions of res5 (p6) and of p6 (p7).
+    """FPN (p3..p5) with further levels by stride-2 convolutions of res5 or p5 (p6) and of p6 (p7).
 
-    Laterals, outputs and the further levels are each followed by ``norm``; there is no activation anywhere,
-    and p6 is made of res5, not of p5. With ``out_features`` ["p5"] no top-down path exists.
+    Laterals, outputs and the further levels are each followed by ``norm``, or have a bias where it is "".
+    There is no activation but FCOS's before p7, see ``extras_from``. With ``out_features`` ["p5"] no top-down
+    path exists.
 
     Args:
         bottom_up: gives res3, res4 and res5, as far as needed.
         out_features: names of the wanted levels, consecutive, of p3..p7.
+        out_channels: of each level.
+        norm: normalisation by Detectron2's names.
+        extras_from: what p6 is made of: "res5"; or "p5", with a ReLU between p6 and p7 (FCOS).
         full: build and compute all of p3..p7 whatever is asked for, as the release does. The parameters that
             reach no output then never get a gradient.
         fixed_bn_stats: keep every BatchNorm of ``bottom_up`` in evaluation mode; its weight and bias learn.
@@ -35,14 +40,18 @@ class LeanFPN(Backbone):
         out_features: list[str],
         out_channels: int,
         norm: str,
+        extras_from: str,
         full: bool,
         fixed_bn_stats: bool,
     ):
         super().__init__()
-        parts = _needed_parts(out_features)
+        if extras_from not in EXTRAS_FROM:
+            raise ValueError(f"MODEL.FPN.EXTRAS_FROM: expected one of {EXTRAS_FROM}, got {extras_from!r}")
+        parts = _needed_parts(out_features, extras_from)
         if full:
             parts = _all_parts()
         self.bottom_up = bottom_up
+        self.extras_from = extras_from
         self.fixed_bn_stats = fixed_bn_stats
         self._out_features = list(out_features)
         self._out_feature_strides = {name: 2 ** int(name[1:]) for name in out_features}
@@ -67,7 +76,7 @@ class LeanFPN(Backbone):
         self.laterals = nn.ModuleDict({p: conv(in_channels[_res(p)], 1) for p in parts["laterals"]})
         self.outputs = nn.ModuleDict({p: conv(out_channels, 3) for p in parts["outputs"]})
         self.extras = nn.ModuleDict()
-        channels = in_channels["res5"]
+        channels = in_channels.get(extras_from, out_channels)
         for p in parts["extras"]:
             self.extras[p] = conv(channels, 3, stride=2)
             channels = out_channels
@@ -78,7 +87,7 @@ class LeanFPN(Backbone):
 
     def unused_parameters(self) -> list[str]:
         """Names of this module's parameters that reach none of its outputs; some only where ``full``."""
-        needed = _needed_parts(self._out_features)
+        needed = _needed_parts(self._out_features, self.extras_from)
         names = []
         for part in needed:
             for level, layer in getattr(self, part).items():
@@ -106,8 +115,10 @@ class LeanFPN(Backbone):
             if name in self.outputs:
                 results[name] = self.outputs[name](merged)
             above = merged
-        top = res["res5"]
+        top = (res | results).get(self.extras_from)
         for name, layer in self.extras.items():
+            if self.extras_from == "p5" and name == "p7":
+                top = F.relu(top)
             top = results[name] = layer(top)
         return {name: results[name] for name in self._out_features}
 
@@ -126,7 +137,7 @@ def _all_parts() -> dict[str, list[str]]:
     return {"laterals": pyramid, "outputs": pyramid, "extras": _names(_TOP + 1, _HIGHEST)}
 
 
-def _needed_parts(out_features: list[str]) -> dict[str, list[str]]:
+def _needed_parts(out_features: list[str], extras_from: str) -> dict[str, list[str]]:
     """Levels of each kind of layer that the outputs depend on: laterals from the lowest output up to p5."""
     allowed = _names(_LOWEST, _HIGHEST)
     levels = [allowed.index(name) + _LOWEST for name in out_features if name in allowed]
@@ -135,6 +146,8 @@ def _needed_parts(out_features: list[str]) -> dict[str, list[str]]:
             f"MODEL.FPN.OUT_FEATURES: expected consecutive levels of {allowed}, got {list(out_features)}"
         )
     low, high = levels[0], levels[-1]
+    if extras_from == "p5":
+        low = min(low, _TOP)
     return {
         "laterals": _names(low, _TOP),
         "outputs": _names(low, min(high, _TOP)),
@@ -150,6 +163,7 @@ def build_resnet_lean_fpn_backbone(cfg, input_shape: ShapeSpec) -> LeanFPN:
         out_features=cfg.MODEL.FPN.OUT_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
+        extras_from=cfg.MODEL.FPN.EXTRAS_FROM,
         full=cfg.MODEL.FPN.FULL,
         fixed_bn_stats=cfg.MODEL.BACKBONE.FIXED_BN_STATS,
     )

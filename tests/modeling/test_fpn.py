@@ -2,28 +2,31 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone
+from detectron2.modeling import FPN, build_backbone
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
 
 from kgdet_d2.config import add_kgdet_config
+from kgdet_d2.modeling.fpn import EXTRAS_FROM
 
 
-def make_backbone(levels, *, full=False, norm="GN", fixed=False):
+def make_backbone(levels, *, full=False, norm="GN", fixed=False, extras_from="res5"):
     cfg = get_cfg()
     add_kgdet_config(cfg)
     cfg.MODEL.BACKBONE.NAME = "build_resnet_lean_fpn_backbone"
     cfg.MODEL.BACKBONE.FIXED_BN_STATS = fixed
     cfg.MODEL.RESNETS.update(DEPTH=18, RES2_OUT_CHANNELS=64, NORM="BN", OUT_FEATURES=["res3", "res4", "res5"])
-    cfg.MODEL.FPN.update(OUT_CHANNELS=32, NORM=norm, OUT_FEATURES=levels, FULL=full)
+    cfg.MODEL.FPN.update(OUT_CHANNELS=32, NORM=norm, OUT_FEATURES=levels, FULL=full, EXTRAS_FROM=extras_from)
     torch.manual_seed(0)
     return build_backbone(cfg, ShapeSpec(channels=3))
 
 
+@pytest.mark.parametrize("extras_from", EXTRAS_FROM)
 @pytest.mark.parametrize(
     "levels", [["p5"], ["p3", "p4"], ["p4", "p5", "p6", "p7"], ["p6"], ["p5", "p6", "p7"], ["p3"]]
 )
-def test_lean_and_full_pyramids_give_the_same(levels):
-    full = make_backbone(levels, full=True).eval()
-    lean = make_backbone(levels).eval()
+def test_lean_and_full_pyramids_give_the_same(levels, extras_from):
+    full = make_backbone(levels, full=True, extras_from=extras_from).eval()
+    lean = make_backbone(levels, extras_from=extras_from).eval()
     missing, unexpected = lean.load_state_dict(full.state_dict(), strict=False)
     assert not missing
     assert {name for name in unexpected if not name.endswith(("mean", "var"))} <= set(
@@ -39,12 +42,37 @@ def test_lean_and_full_pyramids_give_the_same(levels):
         torch.testing.assert_close(ours[name], theirs[name])
 
 
-@pytest.mark.parametrize("levels", [["p5"], ["p4", "p5", "p6"]])
-def test_unused_parameters_are_exactly_those_without_gradient(levels):
-    backbone = make_backbone(levels, full=True)
+@pytest.mark.parametrize("extras_from", EXTRAS_FROM)
+@pytest.mark.parametrize("levels", [["p5"], ["p4", "p5", "p6"], ["p6"]])
+def test_unused_parameters_are_exactly_those_without_gradient(levels, extras_from):
+    backbone = make_backbone(levels, full=True, extras_from=extras_from)
     sum(level.sum() for level in backbone(torch.randn(2, 3, 64, 64)).values()).backward()
     without = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
     assert sorted(without) == sorted(backbone.unused_parameters())
+
+
+def test_without_norm_it_is_detectron2_s_pyramid_of_FCOS():
+    """With p6 of p5, a ReLU between p6 and p7, and biases."""
+    ours = make_backbone(["p3", "p4", "p5", "p6", "p7"], norm="", extras_from="p5").eval()
+    theirs = FPN(
+        ours.bottom_up, ["res3", "res4", "res5"], 32, top_block=LastLevelP6P7(32, 32, in_feature="p5")
+    ).eval()
+    for parameter in ours.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter)
+    for level in (3, 4, 5):
+        getattr(theirs, f"fpn_lateral{level}").load_state_dict(ours.laterals[f"p{level}"].state_dict())
+        getattr(theirs, f"fpn_output{level}").load_state_dict(ours.outputs[f"p{level}"].state_dict())
+    for level in (6, 7):
+        getattr(theirs.top_block, f"p{level}").load_state_dict(ours.extras[f"p{level}"].state_dict())
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), theirs(image))
+
+
+def test_unknown_origin_of_the_extra_levels_is_refused():
+    with pytest.raises(ValueError, match=r"EXTRAS_FROM: expected one of \('res5', 'p5'\), got 'p4'"):
+        make_backbone(["p5"], extras_from="p4")
 
 
 def test_fixed_batch_norm_learns_its_affine_part_alone():

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import Backbone, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList, Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from kgdet_d2.geometry.points import make_cells
 from kgdet_d2.modeling.inference import KGDetPostprocessor
@@ -21,6 +21,7 @@ class PointDetector(DenseDetector):
     Inputs and outputs are Detectron2's: in training a dict of losses; in inference, for every image,
     ``{"instances": Instances(pred_boxes, scores, pred_classes)}`` in the original image's pixels. Where the
     head places landmarks there are ``pred_keypoints`` (n, K, 3) over the slots of all classes, too.
+    A loss that is not finite raises FloatingPointError, see :func:`check_losses`.
     """
 
     @configurable
@@ -39,6 +40,7 @@ class PointDetector(DenseDetector):
         self.postprocessor = postprocessor
         shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in self.head_in_features]
+        self.register_forward_hook(check_losses)
 
     @staticmethod
     def parts(cfg: CfgNode, head: type[PointHead], criterion: type[PointCriterion]) -> dict[str, Any]:
@@ -52,17 +54,6 @@ class PointDetector(DenseDetector):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
-
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """As Detectron2's dense detectors.
-
-        Raises:
-            FloatingPointError: in training, when a loss is not finite; names the losses and the photos.
-        """
-        outputs = super().forward(batched_inputs)
-        if self.training:
-            check_losses(outputs, batched_inputs)
-        return outputs
 
     def forward_training(
         self,
@@ -88,14 +79,16 @@ class PointDetector(DenseDetector):
         return make_cells([tuple(level.shape[-2:]) for level in features], self.strides, self.device)
 
 
-def check_losses(losses: dict[str, Tensor], batched_inputs: list[dict]) -> None:
-    """Stop a training whose losses are not finite.
+def check_losses(model: nn.Module, inputs: tuple[list[dict]], losses: dict[str, Tensor]) -> None:
+    """Stop a training whose losses are not finite: a forward hook for any of Detectron2's models.
 
     Raises:
-        FloatingPointError: names those losses and the photos.
+        FloatingPointError: in training; names those losses and the photos.
     """
+    if not model.training:
+        return
     # All losses at once: each look at a value makes the host wait for the device.
     if not torch.stack(list(losses.values())).isfinite().all():
         bad = {name: loss.item() for name, loss in losses.items() if not loss.isfinite()}
-        photos = [photo.get("file_name", "(no file name)") for photo in batched_inputs]
+        photos = [photo.get("file_name", "(no file name)") for photo in inputs[0]]
         raise FloatingPointError(f"losses that are not finite: {bad}, for the photos {photos}")

@@ -1,0 +1,64 @@
+"""What Detectron2's dense detectors are tested for alike: batches of all kinds, and memory formats."""
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from kgdet_d2.config import load_config
+from tests.modeling.test_kgdet import photo
+
+
+def make_model(config, *opts):
+    torch.manual_seed(0)
+    return build_model(load_config(config, ["MODEL.DEVICE", "cpu", *opts]))
+
+
+def photos(batch):
+    """Photos without landmarks, given as height, width and boxes."""
+    inputs = [photo(*arguments) for arguments in batch]
+    for each in inputs:
+        each["instances"].remove("gt_keypoints")
+    return inputs
+
+
+def train_once(model, inputs):
+    """The losses; checks that they and all gradients are finite."""
+    with EventStorage():
+        losses = model(inputs)
+    total = sum(losses.values())
+    assert total.isfinite()
+    total.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    return losses
+
+
+def detect(model, inputs):
+    """Detections of any score; checks that they are in the original photo."""
+    model.eval()
+    model.test_score_thresh = 0.0
+    with torch.no_grad():
+        found = [output["instances"] for output in model(inputs)]
+    for instances, given in zip(found, inputs, strict=True):
+        height, width = given["height"], given["width"]
+        assert instances.image_size == (height, width) and len(instances) > 0
+        boxes = instances.pred_boxes.tensor
+        assert (boxes >= 0).all() and (boxes <= torch.tensor([width, height, width, height])).all()
+        assert set(instances.get_fields()) == {"pred_boxes", "scores", "pred_classes"}
+    return found
+
+
+def check_channels_last_changes_nothing(model):
+    """In this format the head's output is what Detectron2 takes the sigmoid of in place."""
+    for name, parameter in model.head.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.05 if parameter.dim() > 1 else 0.5)
+        if name == "cls_score.bias":
+            parameter.data -= 2
+    inputs = photos([(96, 64, []), (64, 100, [])])
+    expected = detect(model, inputs)
+    found = detect(model.to(memory_format=torch.channels_last), inputs)
+    again = detect(model, inputs)
+    for results in (found, again):
+        for ours, theirs in zip(results, expected, strict=True):
+            assert torch.equal(ours.pred_classes, theirs.pred_classes)
+            torch.testing.assert_close(ours.scores, theirs.scores)
+            torch.testing.assert_close(ours.pred_boxes.tensor, theirs.pred_boxes.tensor, rtol=1e-3, atol=1e-2)
