@@ -18,7 +18,6 @@ Half a gigabyte and more of the peak is the import of torch and Detectron2, give
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -133,14 +132,19 @@ def measure(way: str, file: str, workers: int) -> dict[str, float]:
 
 
 def _peak_memory() -> float:
-    """Of this process until now, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIGA
+    """Of this process until now, in GB. (What getrusage gives begins with the memory of the parent.)"""
+    return _memory("/proc/self/status", "VmHWM")
 
 
 def _own_memory(process: int) -> float:
     """What no other process shares, in GB."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private")) * 1024 / GIGA
+    return _memory(f"/proc/{process}/smaps_rollup", "Private")
+
+
+def _memory(file: str, kind: str) -> float:
+    """The sum of the file's lines that begin with ``kind``, which are in kB, in GB."""
+    lines = Path(file).read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(kind)) * 1024 / GIGA
 
 
 def run(way: str, file: Path, workers: int) -> dict[str, float]:
