@@ -8,49 +8,28 @@ With --official-coco it also writes what the official evaluation reads, 294 land
 """
 
 import argparse
-import os
 import sys
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
+from kgdet_d2.data.command import exit_status, prepare_parser
 from kgdet_d2.data.deepfashion2 import read_split
 from kgdet_d2.data.native import write_split
 from kgdet_d2.data.official_coco import write_official_coco
-from kgdet_d2.data.reading import default_workers
 
 _KNOWN_SPLITS = ("train", "validation")
-_INTERRUPTED = 130  # the exit status of a command ended by Ctrl-C
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "deepfashion2"
-    parser.add_argument("--root", type=Path, default=root, help="default: %(default)s")
+    parser = prepare_parser(__doc__, "deepfashion2")
     parser.add_argument(
         "--splits", nargs="+", metavar="SPLIT", help="default: train and validation where they are"
-    )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: <root>/annotations")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=default_workers(),
-        metavar="N",
-        help="processes; default: one for each core, here %(default)s",
     )
     parser.add_argument("--no-segmentation", action="store_true", help="leave the polygons out")
     parser.add_argument(
         "--official-coco", action="store_true", help="also write the official evaluation's two files"
     )
-    parser.add_argument(
-        "--strict", action="store_true", help="stop at a split's first problem and write nothing of it"
-    )
-    arguments = parser.parse_args(argv)
-    if arguments.workers < 1:
-        parser.error(f"--workers: expected 1 or more, got {arguments.workers}")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def find_splits(root: Path, named: list[str] | None) -> list[str]:
@@ -66,7 +45,7 @@ def find_splits(root: Path, named: list[str] | None) -> list[str]:
     return splits
 
 
-def prepare(split: str, arguments: argparse.Namespace) -> None:
+def prepare_split(split: str, arguments: argparse.Namespace) -> None:
     annotations, problems = read_split(
         arguments.root / split,
         segmentation=not arguments.no_segmentation,
@@ -86,18 +65,13 @@ def prepare(split: str, arguments: argparse.Namespace) -> None:
     write_split(arguments.output or arguments.root / "annotations", split, annotations, problems, official)
 
 
+def prepare(arguments: argparse.Namespace) -> None:
+    for split in find_splits(arguments.root, arguments.splits):
+        prepare_split(split, arguments)
+
+
 def main(argv: list[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
-    try:
-        for split in find_splits(arguments.root, arguments.splits):
-            prepare(split, arguments)
-    except (OSError, ValueError, BrokenProcessPool) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing of this split was written", file=sys.stderr)
-        return _INTERRUPTED
-    return 0
+    return exit_status(prepare, parse_arguments(argv))
 
 
 if __name__ == "__main__":

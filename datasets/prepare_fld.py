@@ -7,41 +7,18 @@ For each split it writes ``<split>.npz`` and ``<split>_report.tsv``, a line for 
 """
 
 import argparse
-import os
 import sys
-from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
+from kgdet_d2.data.command import exit_status, prepare_parser
 from kgdet_d2.data.fld import SPLITS, read_lists, read_split
 from kgdet_d2.data.native import count_problems, write_report, write_split
-from kgdet_d2.data.reading import default_workers
 from kgdet_d2.files import whole_file
-
-_INTERRUPTED = 130  # the exit status of a command ended by Ctrl-C
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "fld"
-    parser.add_argument("--root", type=Path, default=root, help="default: %(default)s")
+    parser = prepare_parser(__doc__, "fld")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: all three")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: <root>/annotations")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=default_workers(),
-        metavar="N",
-        help="processes; default: one for each core, here %(default)s",
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="stop at the first problem and write nothing of its split"
-    )
-    arguments = parser.parse_args(argv)
-    if arguments.workers < 1:
-        parser.error(f"--workers: expected 1 or more, got {arguments.workers}")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -60,16 +37,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
-    try:
-        prepare(arguments)
-    except (OSError, ValueError, BrokenProcessPool) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing of this split was written", file=sys.stderr)
-        return _INTERRUPTED
-    return 0
+    return exit_status(prepare, parse_arguments(argv))
 
 
 if __name__ == "__main__":
