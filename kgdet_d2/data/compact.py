@@ -193,7 +193,7 @@ class CompactAnnotations:
                 _require_equal("schema", schema.name, archive["schema"].item())
                 columns = {name: archive[name] for name in _COLUMNS}
                 return cls(schema=schema, **columns, **{kind: _stored(archive, kind) for kind in _ATTRIBUTES})
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path}: not a usable annotation file: {error}.{hint}") from error
 
 

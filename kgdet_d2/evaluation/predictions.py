@@ -123,8 +123,7 @@ class Predictions:
             instances: n garments with pred_boxes (n, 4) x1 y1 x2 y2, scores (n,), pred_classes (n,) and,
                 unless the model makes boxes alone, pred_keypoints (n, K, 3) of x, y, score, on any device
                 and in any precision; kept are float32.
-            image_id: the photo's id.
-            schema: the landmarks.
+            image_id, schema: the photo's id, the landmarks.
             wide_classes: bool (C,), whose detections are kept with all K landmarks, see
                 :attr:`GroundTruth.lacks_visible`.
 
