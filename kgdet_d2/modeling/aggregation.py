@@ -6,12 +6,52 @@ N images, C channels, K landmarks of all classes, P informative points, H x W ce
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from kgdet_d2.geometry.points import kernel_grid
+from kgdet_d2.geometry.numerics import full_precision
+from kgdet_d2.geometry.points import kernel_grid, split_points
 from kgdet_d2.modeling.deform_conv import DeformConv
+from kgdet_d2.modeling.sampling import Corners, deformable_products
+
+
+class SamplingPoints:
+    """Where the branches of a stage read their maps: P points at each cell, the same ones in all branches.
+
+    Attributes:
+        offsets: (N, 2P, H, W) from the cell, in strides, y first.
+        cells: of those that read, images, rows and columns, (n,) each; None for all cells.
+    """
+
+    def __init__(self, offsets: Tensor, cells: tuple[Tensor, Tensor, Tensor] | None = None):
+        self.offsets = offsets
+        self.cells = cells
+
+    def of(self, maps: Tensor) -> Tensor:
+        """Maps (N, D, H, W) at the cells that read: themselves, or (n, D, 1, 1)."""
+        return maps if self.cells is None else pick(maps, self.cells)
+
+    @cached_property
+    def corners(self) -> Corners:
+        """The cells around the points."""
+        num, _, height, width = self.offsets.shape
+        device = self.offsets.device
+        if self.cells is None:
+            images, rows, columns = (torch.arange(size, device=device) for size in (num, height, width))
+            rows = rows[:, None]
+        else:
+            images, rows, columns = self.cells
+            rows, columns = rows[:, None, None, None], columns[:, None, None, None]
+        x, y = split_points(full_precision(self.of(self.offsets)), dim=1)
+        return Corners(x + columns, y + rows, images, self.offsets.shape)
+
+
+def pick(maps: Tensor, cells: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Maps (N, D, H, W) at images, rows and columns (n,) as maps of one cell each, (n, D, 1, 1)."""
+    images, rows, columns = cells
+    return maps[images, :, rows, columns][..., None, None]
 
 
 class PointAggregation(nn.Module):
@@ -33,12 +73,15 @@ class PointAggregation(nn.Module):
         grids = torch.cat([kernel_grid(math.isqrt(points)) for points in columns])
         self.register_buffer("grids", grids.view(-1, 1, 1), persistent=False)
 
-    def forward(self, features: Tensor, points: Tensor) -> Tensor:
-        """Features (N, C, H, W), points (N, 2P, H, W) as offsets from the cell -> (N, out_channels, H, W)."""
+    def forward(self, features: Tensor, points: SamplingPoints) -> Tensor:
+        """Features (N, C, H, W) and where to read them -> (N, out_channels, H, W), or of ``points.cells``."""
+        if features.device.type == "cpu":  # elsewhere the deformable kernels are the faster
+            kernels = [conv.weight for conv in self.convs]
+            return deformable_products(features, points.corners, kernels).relu()
         # A tap lands on cell + grid + offset; without the grid it lands on cell + point.
-        offsets = (points - self.grids).split([2 * points for points in self.columns], dim=1)
+        offsets = (points.offsets - self.grids).split([2 * points for points in self.columns], dim=1)
         columns = [conv(features, offset) for conv, offset in zip(self.convs, offsets, strict=True)]
-        return torch.cat(columns, dim=1).relu()
+        return points.of(torch.cat(columns, dim=1).relu())
 
 
 class InitialFeatures(nn.Module):
@@ -49,8 +92,8 @@ class InitialFeatures(nn.Module):
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
         self.out_channels = channels
 
-    def forward(self, features: Tensor, points: Tensor) -> Tensor:
-        return self.conv(features).relu()
+    def forward(self, features: Tensor, points: SamplingPoints) -> Tensor:
+        return points.of(self.conv(features).relu())
 
 
 def aggregation_makers(

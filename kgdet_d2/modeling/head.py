@@ -10,14 +10,19 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from kgdet_d2.modeling.aggregation import KeypointEncoding, KeypointSelection, aggregation_makers
-from kgdet_d2.modeling.point_head import PointHead
+from kgdet_d2.modeling.aggregation import (
+    KeypointEncoding,
+    KeypointSelection,
+    SamplingPoints,
+    aggregation_makers,
+)
+from kgdet_d2.modeling.point_head import PointHead, Stage
 
 AGGREGATIONS = {"encoding": KeypointEncoding, "selection": KeypointSelection}
 
 
-class Stage(nn.Module):
-    """One stage on one level: landmarks, informative points of them, and classes.
+class KeypointStage(Stage):
+    """One stage of KGDet on one level: landmarks, informative points of them, and classes.
 
     Args:
         make_aggregation: called once a branch; gives a module (features, points) -> features that has
@@ -54,22 +59,24 @@ class Stage(nn.Module):
             layers.append(self.encode_points.visibility)
         return layers
 
-    def forward(
+    def classify(self, cls_features: Tensor, sampling_points: SamplingPoints) -> Tensor | None:
+        """The logits."""
+        if not self.classifies:
+            return None
+        return self.cls_score(self.cls_aggregation(cls_features, sampling_points))
+
+    def place(
         self,
-        cls_features: Tensor,
         keypoint_features: Tensor,
-        sampling_points: Tensor,
+        sampling_points: SamplingPoints,
         previous_keypoints: Tensor,
         previous_points: Tensor,
-    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
-        """Logits, keypoints, points and visibility, as the head's ``StageOutput``."""
-        logits = None
-        if self.classifies:
-            logits = self.cls_score(self.cls_aggregation(cls_features, sampling_points))
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keypoints, points and visibility."""
         features = self.keypoint_aggregation(keypoint_features, sampling_points)
         residual = self.keypoint_offsets(features)
         keypoints = previous_keypoints + residual
-        return logits, keypoints, *self.encode_points(features, residual, keypoints, previous_points)
+        return keypoints, *self.encode_points(features, residual, keypoints, previous_points)
 
 
 class KGDetHead(PointHead):
@@ -100,7 +107,7 @@ class KGDetHead(PointHead):
         makers = aggregation_makers(channels, columns, num_stages)
         super().__init__(
             (
-                Stage(make, AGGREGATIONS[aggregation], num_classes, num_keypoints, sum(columns))
+                KeypointStage(make, AGGREGATIONS[aggregation], num_classes, num_keypoints, sum(columns))
                 for make in makers
             ),
             channels=channels,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kgdet_d2.geometry.numerics import full_precision
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points
-from kgdet_d2.modeling.point_head import StageOutput
+from kgdet_d2.modeling.point_head import PendingStage, StageOutput
 
 
 class KGDetPostprocessor:
@@ -43,12 +43,17 @@ class KGDetPostprocessor:
         }
 
     def __call__(
-        self, stage: StageOutput, cells: Tensor, strides: Tensor, image_sizes: list[tuple[int, int]]
+        self,
+        stage: StageOutput | PendingStage,
+        cells: Tensor,
+        strides: Tensor,
+        image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
         """The garments of each image.
 
         Args:
-            stage: the last stage's output.
+            stage: the last stage's output. Boxes and landmarks are asked for at those cells only that are
+                among the best of their level and score above the threshold in some class.
             cells, strides: (L, 2) and (L,) in pixels, see :func:`make_cells`.
             image_sizes: (height, width) without padding; boxes and landmarks are clamped to them.
 
@@ -56,41 +61,40 @@ class KGDetPostprocessor:
             Instances with pred_boxes, scores, pred_classes and, where the stage places landmarks,
             pred_keypoints (n, K, 3): x, y in pixels of the network's input, and the detection's score.
         """
-        return [self._one_image(stage, index, cells, strides, size) for index, size in enumerate(image_sizes)]
-
-    def _one_image(
-        self, stage: StageOutput, image: int, cells: Tensor, strides: Tensor, size: tuple[int, int]
-    ) -> Instances:
-        scores = full_precision(cat([_over_cells(level[image]) for level in stage.logits])).sigmoid()
-        kept = self._topk_per_level(scores, [level.shape[-2:].numel() for level in stage.logits])
-        row, classes = (scores[kept] > self.score_threshold).nonzero(as_tuple=True)
-        cell = kept[row]
-        scores = scores[cell, classes]
-        offsets = cat([_over_cells(level[image]) for level in stage.boxes])[cell]
-        boxes = Boxes(boxes_to_pixels(offsets, cells[cell], strides[cell]))
-        boxes.clip(size)
-
-        keep = batched_nms(boxes.tensor, scores, classes, self.nms_threshold)[: self.max_detections]
-        cell, scores = cell[keep], scores[keep]
-        found = Instances(size, pred_boxes=boxes[keep], scores=scores, pred_classes=classes[keep])
-        if stage.keypoints is not None:
-            offsets = full_precision(cat([_over_cells(level[image]) for level in stage.keypoints])[cell])
-            points = offsets_to_points(offsets, cells[cell], strides[cell])
-            found.pred_keypoints = _clipped_keypoints(points, scores, size)
+        scores = full_precision(cat([level.flatten(2) for level in stage.logits], dim=2)).sigmoid()
+        best = self._topk_per_level(scores, [level.shape[-2:].numel() for level in stage.logits])
+        above = (scores.amax(dim=1).gather(1, best) > self.score_threshold).nonzero(as_tuple=True)
+        image, cell = above[0], best[above]
+        boxes, keypoints = stage.at(image, cell)
+        boxes = boxes_to_pixels(boxes, cells[cell], strides[cell])
+        found = []
+        for number, size in enumerate(image_sizes):
+            own = (image == number).nonzero().flatten()
+            kept, instances = self._suppress(scores[number][:, cell[own]].T, boxes[own], size)
+            kept = own[kept]
+            if keypoints is not None:
+                offsets = full_precision(keypoints[kept])
+                points = offsets_to_points(offsets, cells[cell[kept]], strides[cell[kept]])
+                instances.pred_keypoints = _clipped_keypoints(points, instances.scores, size)
+            found.append(instances)
         return found
 
     def _topk_per_level(self, scores: Tensor, cells_per_level: list[int]) -> Tensor:
-        """Indices of the cells (L,) to look at, of scores (L, C)."""
+        """The cells (N, l) of each level to look at, by scores (N, C, L)."""
         kept, start = [], 0
-        for best in scores.amax(dim=1).split(cells_per_level):
-            kept.append(best.topk(min(self.topk_candidates, len(best))).indices + start)
-            start += len(best)
-        return torch.cat(kept)
+        for best in scores.amax(dim=1).split(cells_per_level, dim=1):
+            kept.append(best.topk(min(self.topk_candidates, best.shape[1])).indices + start)
+            start += best.shape[1]
+        return torch.cat(kept, dim=1)
 
-
-def _over_cells(level: Tensor) -> Tensor:
-    """One image's map (D, H, W) -> (H W, D), a view."""
-    return level.flatten(1).transpose(0, 1)
+    def _suppress(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Instances]:
+        """Of one image's cells with scores (n, C) and boxes (n, 4): which are left, and as what."""
+        row, classes = (scores > self.score_threshold).nonzero(as_tuple=True)
+        scores, boxes = scores[row, classes], Boxes(boxes[row])
+        boxes.clip(size)
+        keep = batched_nms(boxes.tensor, scores, classes, self.nms_threshold)[: self.max_detections]
+        found = Instances(size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=classes[keep])
+        return row[keep], found
 
 
 def _clipped_keypoints(points: Tensor, scores: Tensor, size: tuple[int, int]) -> Tensor:

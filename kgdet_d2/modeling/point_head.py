@@ -4,8 +4,9 @@ N images, H x W cells of a level, C classes, K landmarks of all classes, P point
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from kgdet_d2.geometry.moment import moment_box
 from kgdet_d2.geometry.numerics import full_precision, scale_gradient
 from kgdet_d2.geometry.points import split_points
+from kgdet_d2.modeling.aggregation import SamplingPoints, pick
 from kgdet_d2.modeling.deform_conv import DeformConv
 
 
@@ -35,18 +37,100 @@ class StageOutput:
     boxes: list[Tensor]
     visibility: list[Tensor] | None = None
 
+    def at(self, images: Tensor, cells: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Boxes (n, 4) and keypoints (n, 2K), as far as there are any, at chosen cells.
+
+        Args:
+            images, cells: (n,) each; cells are counted through all levels.
+        """
+        keypoints = self.keypoints or [None] * len(self.boxes)
+        readers = [partial(_read_maps, *level) for level in zip(self.boxes, keypoints, strict=True)]
+        return _read_levels(readers, [level.shape[-2:] for level in self.boxes], images, cells)
+
+
+# Images, rows and columns (n,) of one level's cells -> boxes (n, 4), keypoints (n, 2K) or None.
+CellReader = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
+
+class PendingStage:
+    """A stage that has told its classes; the rest is worked out by :meth:`at` where it is asked for.
+
+    Attributes:
+        logits: (N, C, H, W) of each level, as in :class:`StageOutput`.
+    """
+
+    def __init__(self, logits: list[Tensor], readers: list[CellReader]):
+        self.logits = logits
+        self._readers = readers
+
+    def at(self, images: Tensor, cells: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As :meth:`StageOutput.at`."""
+        return _read_levels(self._readers, [level.shape[-2:] for level in self.logits], images, cells)
+
+
+def _read_maps(boxes: Tensor, keypoints: Tensor | None, *cells: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A :data:`CellReader` of maps that are there."""
+    return pick(boxes, cells).flatten(1), None if keypoints is None else pick(keypoints, cells).flatten(1)
+
+
+def _read_levels(
+    readers: list[CellReader], sizes: list[torch.Size], images: Tensor, cells: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """What each level's reader says of its own ones of the cells, in the order of the cells."""
+    start, chosen, parts = 0, [], []
+    for reader, (height, width) in zip(readers, sizes, strict=True):
+        chosen.append(((cells >= start) & (cells < start + height * width)).nonzero().flatten())
+        own = cells[chosen[-1]] - start
+        parts.append(reader(images[chosen[-1]], own // width, own % width))
+        start += height * width
+    order = torch.cat(chosen).argsort()
+    return tuple(None if part[0] is None else torch.cat(part)[order] for part in zip(*parts, strict=True))
+
+
+class Stage(nn.Module):
+    """One stage on one level: from feature maps, and what the stage before says, to classes and points.
+
+    All fields are as in :class:`StageOutput`. The points tell which cells are wanted; maps from before are of
+    these, see :class:`~kgdet_d2.modeling.aggregation.SamplingPoints`.
+    """
+
+    def score_layers(self) -> list[nn.Conv2d]:
+        """The convolutions whose sigmoid is a score."""
+        raise NotImplementedError
+
+    def classify(self, cls_features: Tensor, sampling_points: SamplingPoints) -> Tensor | None:
+        """The logits, None where the stage does not classify."""
+        raise NotImplementedError
+
+    def place(
+        self,
+        keypoint_features: Tensor,
+        sampling_points: SamplingPoints,
+        previous_keypoints: Tensor,
+        previous_points: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keypoints, points and visibility."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        cls_features: Tensor,
+        keypoint_features: Tensor,
+        sampling_points: SamplingPoints,
+        previous_keypoints: Tensor,
+        previous_points: Tensor,
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
+        """Logits, keypoints, points and visibility."""
+        logits = self.classify(cls_features, sampling_points)
+        return logits, *self.place(keypoint_features, sampling_points, previous_keypoints, previous_points)
+
 
 class PointHead(nn.Module):
-    """Towers for classification and for points, and stages of refinement, shared by all levels.
-
-    A stage is a module (cls_features, keypoint_features, sampling_points, previous_keypoints,
-    previous_points) -> logits, keypoints, points and visibility as in :class:`StageOutput`, on one level. Its
-    ``score_layers()`` are the convolutions whose sigmoid is a score.
-    """
+    """Towers for classification and for points, and stages of refinement, shared by all levels."""
 
     def __init__(
         self,
-        stages: Iterable[nn.Module],
+        stages: Iterable[Stage],
         *,
         in_channels: int,
         channels: int,
@@ -119,15 +203,17 @@ class PointHead(nn.Module):
             for levels in zip(*per_level, strict=True)
         ]
 
+    def last_stage(self, features: list[Tensor]) -> PendingStage:
+        """What inference wants of :meth:`forward`: the last stage, with the classes alone of all cells."""
+        return PendingStage(*map(list, zip(*map(self._pending_level, features), strict=True)))
+
     def _forward_level(self, features: Tensor) -> list[tuple[Tensor | None, ...]]:
         """Of each stage the fields of :class:`StageOutput`, on one level."""
         cls_features, keypoint_features = self.cls_tower(features), self.keypoint_tower(features)
-        num, _, height, width = features.shape
-        keypoints = features.new_zeros(num, 2 * self.num_keypoints, height, width)
-        points = features.new_zeros(num, 2 * self.num_points, height, width)
+        keypoints, points = self._nowhere(features)
         outputs = []
         for stage in self.stages:
-            sampling_points = scale_gradient(points, self.points_gradient)
+            sampling_points = SamplingPoints(scale_gradient(points, self.points_gradient))
             # A stage adds to what came before without gradient to it.
             logits, keypoints, points, visibility = stage(
                 cls_features, keypoint_features, sampling_points, keypoints.detach(), points.detach()
@@ -135,6 +221,29 @@ class PointHead(nn.Module):
             told = keypoints if self.num_keypoints else None
             outputs.append((logits, told, points, self._boxes(points), visibility))
         return outputs
+
+    def _pending_level(self, features: Tensor) -> tuple[Tensor, CellReader]:
+        """Of the last stage the logits, and what works out the rest, on one level."""
+        *stages, last = self.stages
+        keypoint_features = self.keypoint_tower(features)
+        keypoints, points = self._nowhere(features)
+        for stage in stages:
+            keypoints, points, _ = stage.place(keypoint_features, SamplingPoints(points), keypoints, points)
+
+        def reader(*cells: Tensor) -> tuple[Tensor, Tensor | None]:
+            before = [pick(maps, cells) for maps in (keypoints, points)]
+            if not len(before[0]):  # all shapes are known
+                return before[1].new_zeros(0, 4), before[0].flatten(1) if self.num_keypoints else None
+            told, placed, _ = last.place(keypoint_features, SamplingPoints(points, cells), *before)
+            return self._boxes(placed).flatten(1), told.flatten(1) if self.num_keypoints else None
+
+        return last.classify(self.cls_tower(features), SamplingPoints(points)), reader
+
+    def _nowhere(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints and points before the first stage: on the cell."""
+        num, _, height, width = features.shape
+        keypoints = features.new_zeros(num, 2 * self.num_keypoints, height, width)
+        return keypoints, features.new_zeros(num, 2 * self.num_points, height, width)
 
     def _boxes(self, points: Tensor) -> Tensor:
         x, y = split_points(full_precision(points), dim=1)

@@ -10,9 +10,9 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from kgdet_d2.modeling.aggregation import KeypointEncoding, aggregation_makers
-from kgdet_d2.modeling.head import Stage
-from kgdet_d2.modeling.point_head import PointHead
+from kgdet_d2.modeling.aggregation import KeypointEncoding, SamplingPoints, aggregation_makers
+from kgdet_d2.modeling.head import KeypointStage
+from kgdet_d2.modeling.point_head import PointHead, Stage
 
 KEYPOINTS = ("none", "parallel", "serial")
 
@@ -25,15 +25,15 @@ class Branch(nn.Module):
         self.aggregation = aggregation
         self.output = nn.Conv2d(aggregation.out_channels, out_channels, kernel_size=1)
 
-    def forward(self, features: Tensor, points: Tensor) -> Tensor:
+    def forward(self, features: Tensor, points: SamplingPoints) -> Tensor:
         return self.output(self.aggregation(features, points))
 
 
-class RepPointsStage(nn.Module):
+class RepPointsStage(Stage):
     """One stage on one level: points, classes, and landmarks beside them, each by a branch of its own.
 
     Args:
-        make_aggregation: as for :class:`~kgdet_d2.modeling.head.Stage`.
+        make_aggregation: as for :class:`~kgdet_d2.modeling.head.KeypointStage`.
         num_classes: C, None for a stage that does not classify.
         num_keypoints: K, 0 for no landmarks.
         num_points: P.
@@ -55,21 +55,23 @@ class RepPointsStage(nn.Module):
         """The convolutions whose sigmoid is a score."""
         return [] if self.classes is None else [self.classes.output]
 
-    def forward(
+    def classify(self, cls_features: Tensor, sampling_points: SamplingPoints) -> Tensor | None:
+        """The logits."""
+        return None if self.classes is None else self.classes(cls_features, sampling_points)
+
+    def place(
         self,
-        cls_features: Tensor,
         keypoint_features: Tensor,
-        sampling_points: Tensor,
+        sampling_points: SamplingPoints,
         previous_keypoints: Tensor,
         previous_points: Tensor,
-    ) -> tuple[Tensor | None, Tensor, Tensor, None]:
-        """Logits, keypoints, points and visibility, as the head's ``StageOutput``."""
-        logits = None if self.classes is None else self.classes(cls_features, sampling_points)
+    ) -> tuple[Tensor, Tensor, None]:
+        """Keypoints, points and visibility."""
         points = previous_points + self.points(keypoint_features, sampling_points)
         keypoints = previous_keypoints
         if self.keypoints is not None:
             keypoints = previous_keypoints + self.keypoints(keypoint_features, sampling_points)
-        return logits, keypoints, points, None
+        return keypoints, points, None
 
 
 class RepPointsHead(PointHead):
@@ -109,7 +111,9 @@ class RepPointsHead(PointHead):
 
         def stage(make_aggregation: Callable[[], nn.Module], num_classes: int | None) -> nn.Module:
             if keypoints == "serial":
-                return Stage(make_aggregation, KeypointEncoding, num_classes, num_keypoints, num_points)
+                return KeypointStage(
+                    make_aggregation, KeypointEncoding, num_classes, num_keypoints, num_points
+                )
             return RepPointsStage(make_aggregation, num_classes, num_keypoints, num_points)
 
         super().__init__(

@@ -2,10 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
+from kgdet_d2.config import load_config
 from kgdet_d2.geometry.points import make_cells
 from kgdet_d2.modeling.inference import KGDetPostprocessor
 from kgdet_d2.modeling.point_head import StageOutput
+from tests.modeling.test_kgdet import photo
 
 CLASSES, LANDMARKS, SIZES, STRIDES = 3, 2, [(4, 5), (2, 3)], [8, 16]
 
@@ -113,3 +116,73 @@ def test_scores_that_are_nan_are_no_detections():
     cells, strides = make_cells(SIZES, STRIDES, torch.device("cpu"))
     (found,) = make_postprocessor()(stage, cells, strides, [(32, 40)])
     assert len(found) == 0
+
+
+LEVELS_345 = ["MODEL.FPN.OUT_FEATURES", "['p3', 'p4', 'p5']"]
+ONE_STAGE = ["MODEL.KGDET.NUM_STAGES", "1", "MODEL.KGDET.LOSS.STAGE_WEIGHTS", "[1.0]"]
+SELECTION = ["MODEL.KGDET.AGGREGATION", "selection", "MODEL.KGDET.COLUMNS", "[9]"]
+SYSTEMS = {
+    "KGDet": ("kgdet", LEVELS_345),
+    "selection": ("kgdet", SELECTION),
+    "one stage": ("kgdet", ONE_STAGE),
+    "RepPoints": ("reppoints", LEVELS_345),
+    "RepPoints-Kp": ("reppoints_kp", []),
+}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 1.0])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_detections_are_those_of_the_whole_head(system, share):
+    """Whatever share of the scores is above the threshold, and with few cells of a level looked at."""
+    name, opts = SYSTEMS[system]
+    torch.manual_seed(0)
+    model = build_model(
+        load_config(f"configs/sample/{name}_tiny.yaml", ["MODEL.DEVICE", "cpu", *opts])
+    ).eval()
+    for parameter in model.head.stages.parameters():
+        torch.nn.init.normal_(parameter, std=0.1 if parameter.dim() > 1 else 1.0)
+    inputs = [photo(96, 64), photo(64, 160)]
+    with torch.no_grad():
+        images = model.preprocess_image(inputs)
+        features = model._features(images.tensor)
+        stages = model.head(features)
+        scores = torch.cat([level.flatten() for level in stages[-1].logits]).sigmoid()
+        model.postprocessor.score_threshold = scores.quantile(1 - share).item() if share < 1 else -1.0
+        model.postprocessor.topk_candidates = 30
+        expected = model.forward_inference(images, features, stages)
+        found = model(inputs)
+    for ours, whole, given in zip(found, expected, inputs, strict=True):
+        ours = ours["instances"]
+        assert ours.get_fields().keys() == whole.get_fields().keys()
+        height, width = given["instances"].image_size
+        scale = torch.tensor([given["width"] / width, given["height"] / height])
+        whole.pred_boxes.scale(*scale.tolist())
+        whole.pred_boxes.clip(ours.image_size)
+        whole = whole[whole.pred_boxes.nonempty()]
+        assert len(ours) == len(whole) and ours.pred_classes.tolist() == whole.pred_classes.tolist()
+        assert bool(len(ours)) or share == 0
+        torch.testing.assert_close(ours.scores, whole.scores)
+        torch.testing.assert_close(ours.pred_boxes.tensor, whole.pred_boxes.tensor, rtol=1e-4, atol=1e-2)
+        if ours.has("pred_keypoints"):
+            points = whole.pred_keypoints[..., :2] * scale
+            torch.testing.assert_close(ours.pred_keypoints[..., :2], points, rtol=1e-4, atol=1e-2)
+
+
+def test_the_head_is_asked_only_where_there_may_be_a_garment():
+    stage, asked = random_stage(0, num_images=2), []
+
+    class Spy(StageOutput):
+        def at(self, images, cells):
+            asked.extend(zip(images.tolist(), cells.tolist(), strict=True))
+            return super().at(images, cells)
+
+    post = make_postprocessor(topk_candidates=4, score_threshold=0.8)
+    post(Spy(**vars(stage)), *make_cells(SIZES, STRIDES, torch.device("cpu")), [(32, 40)] * 2)
+    expected, start = [], 0
+    for level in stage.logits:
+        best = level.sigmoid().amax(dim=1).flatten(1)  # (N, cells of the level)
+        for image, scores in enumerate(best):
+            cells = [cell for cell in scores.argsort(descending=True)[:4].tolist() if scores[cell] > 0.8]
+            expected += [(image, start + cell) for cell in cells]
+        start += best.shape[1]
+    assert sorted(asked) == sorted(expected) and 0 < len(asked) < 16

@@ -11,7 +11,7 @@ from kgdet_d2.modeling.flip_fusion import FlipFusion
 from kgdet_d2.modeling.head import KGDetHead
 from kgdet_d2.modeling.losses import KGDetCriterion
 from kgdet_d2.modeling.meta_arch.point_detector import PointDetector
-from kgdet_d2.modeling.point_head import StageOutput
+from kgdet_d2.modeling.point_head import PendingStage, StageOutput
 
 
 @META_ARCH_REGISTRY.register()
@@ -47,7 +47,10 @@ class KGDet(PointDetector):
         return super().forward_training(images, features, predictions, gt_instances)
 
     def forward_inference(
-        self, images: ImageList, features: list[Tensor], predictions: list[StageOutput]
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: list[StageOutput] | list[PendingStage],
     ) -> list[Instances]:
         predictions = self._flip_fused(images, features, predictions)
         return super().forward_inference(images, features, predictions)
@@ -61,6 +64,6 @@ class KGDet(PointDetector):
             images, features, predictions, strides=self.strides, extract=self._features, head=self.head
         )
 
-    def _features(self, images: Tensor) -> list[Tensor]:
-        features = self.backbone(images)
-        return [features[name] for name in self.head_in_features]
+    def _predict(self, features: list[Tensor]) -> list[StageOutput] | list[PendingStage]:
+        # Two passes are averaged cell by cell, whichever cells they say to be garments.
+        return super()._predict(features) if self.flip_fusion is None else self.head(features)

@@ -6,13 +6,14 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import Backbone, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from kgdet_d2.geometry.points import make_cells
 from kgdet_d2.modeling.inference import KGDetPostprocessor
 from kgdet_d2.modeling.losses import PointCriterion
-from kgdet_d2.modeling.point_head import PointHead, StageOutput
+from kgdet_d2.modeling.point_head import PendingStage, PointHead, StageOutput
 
 
 class PointDetector(DenseDetector):
@@ -55,6 +56,30 @@ class PointDetector(DenseDetector):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """As Detectron2's dense detectors, but for asking the head in inference for no more than is used."""
+        if self.training:
+            return super().forward(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        features = self._features(images.tensor)
+        found = self.forward_inference(images, features, self._predict(features))
+        sizes = [
+            (photo.get("height", height), photo.get("width", width))
+            for photo, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
+        ]
+        return [
+            {"instances": detector_postprocess(instances, *size)}
+            for instances, size in zip(found, sizes, strict=True)
+        ]
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        features = self.backbone(images)
+        return [features[name] for name in self.head_in_features]
+
+    def _predict(self, features: list[Tensor]) -> list[StageOutput] | list[PendingStage]:
+        """What the head says in inference; only the last counts."""
+        return [self.head.last_stage(features)]
+
     def forward_training(
         self,
         images: ImageList,
@@ -70,7 +95,10 @@ class PointDetector(DenseDetector):
         return self.criterion(predictions, *self._cells(features), padded_sizes, gt_instances)
 
     def forward_inference(
-        self, images: ImageList, features: list[Tensor], predictions: list[StageOutput]
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: list[StageOutput] | list[PendingStage],
     ) -> list[Instances]:
         """Detections of the last stage, in pixels of the network's input."""
         return self.postprocessor(predictions[-1], *self._cells(features), images.image_sizes)
