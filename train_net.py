@@ -5,7 +5,8 @@
     train_net.py --config-file configs/kgdet_R50.yaml --num-gpus 4 --resume
     train_net.py --config-file configs/kgdet_R50.yaml --eval-only MODEL.WEIGHTS path/to/model.pth
 
-``--num-gpus 0`` runs on the CPU.
+``--num-gpus 0`` runs on the CPU. META_ARCHITECTURE "MatchRCNN" learns from pairs of photos, and is tested on
+retrieval, too.
 """
 
 import logging
@@ -14,16 +15,19 @@ import os
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import DatasetCatalog, build_detection_test_loader, build_detection_train_loader
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
-from detectron2.evaluation import verify_results
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
+from torch.nn.parallel import DistributedDataParallel
 
 from kgdet_d2.config import check_weights, load_config
-from kgdet_d2.data import FashionDatasetMapper, training_dataset
-from kgdet_d2.evaluation import FashionEvaluator
+from kgdet_d2.data import FashionDatasetMapper, PhotoPairs, build_pair_train_loader, training_dataset
+from kgdet_d2.evaluation import FashionEvaluator, RetrievalEvaluator
+from kgdet_d2.modeling.match_rcnn import GroundTruthBoxes
 from kgdet_d2.solver import build_optimizer
 
 logger = logging.getLogger("kgdet_d2.train_net")
@@ -86,6 +90,47 @@ class Trainer(DefaultTrainer):
         self._trainer.load_state_dict(state_dict["_trainer"])
 
 
+class MatchingTrainer(Trainer):
+    """For Match R-CNN's matching network: pairs of photos to learn from, and a test of retrieval, too."""
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        if len(cfg.DATASETS.TRAIN) != 1:
+            raise ValueError(
+                f"DATASETS.TRAIN: expected one dataset, whose photos pair, got {cfg.DATASETS.TRAIN}"
+            )
+        return build_pair_train_loader(
+            PhotoPairs(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])),
+            mapper=FashionDatasetMapper(cfg, is_train=True),
+            total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """Results have "retrieval" among what is detected, and "retrieval_gt_boxes" with annotated boxes."""
+        bare = model.module if isinstance(model, DistributedDataParallel) else model
+
+        def retrieval(name):
+            return RetrievalEvaluator(name, similarity=bare.roi_heads.matching_head.log_odds)
+
+        names = cfg.DATASETS.TEST
+        evaluators = [DatasetEvaluators([cls.build_evaluator(cfg, name), retrieval(name)]) for name in names]
+        results = super().test(cfg, model, evaluators)
+        told = GroundTruthBoxes(bare).train(model.training)
+        mapper = FashionDatasetMapper(
+            cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
+        )
+        for name in names:
+            loader = build_detection_test_loader(cfg, name, mapper=mapper)
+            found = inference_on_dataset(told, loader, retrieval(name))
+            if comm.is_main_process():
+                own = results if len(names) == 1 else results[name]
+                own["retrieval_gt_boxes"] = found["retrieval"]
+                log_retrieval(name, own)
+        return results
+
+
 def unused_parameters(model: torch.nn.Module) -> list[str]:
     """Names of parameters that never get a gradient, as the backbone tells (FPN.FULL)."""
     names = getattr(model.backbone, "unused_parameters", list)()
@@ -120,16 +165,25 @@ def log_summary(cfg: CfgNode, results: dict) -> None:
     logger.info("Results:\n%s", tabulate(rows, headers=headers, floatfmt=".2f", tablefmt="pipe"))
 
 
+def log_retrieval(dataset: str, results: dict) -> None:
+    """Top-k accuracy with detected and with annotated boxes."""
+    kinds = {"detected": results["retrieval"], "annotated": results["retrieval_gt_boxes"]}
+    rows = [[f"{boxes} boxes", *scores.values()] for boxes, scores in kinds.items()]
+    headers = [dataset, *results["retrieval"]]
+    logger.info("Retrieval, %%:\n%s", tabulate(rows, headers=headers, floatfmt=".2f", tablefmt="pipe"))
+
+
 def main(args) -> dict:
     cfg = setup(args)
+    trainer_class = MatchingTrainer if cfg.MODEL.META_ARCHITECTURE == "MatchRCNN" else Trainer
     if args.eval_only:
-        model = Trainer.build_model(cfg)
+        model = trainer_class.build_model(cfg)
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
-        results = Trainer.test(cfg, model)
+        results = trainer_class.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
-    trainer = Trainer(cfg)
+    trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 

@@ -1,5 +1,6 @@
 """train_net.py as a user runs it, on a handful of drawn photos."""
 
+import copy
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ import torch
 from kgdet_d2.config import load_config
 from kgdet_d2.data.register import register_all
 from kgdet_d2.modeling.losses import KGDetCriterion
-from train_net import Trainer
+from train_net import MatchingTrainer, Trainer
 
 CONFIG = "configs/sample/kgdet_tiny.yaml"
 QUICK = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.STEPS", "()", "DATALOADER.NUM_WORKERS", "0", "SEED", "1"]
@@ -60,11 +61,13 @@ def metrics(output):
     return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
 
 
+def all_metrics(output):
+    return {name: value for line in metrics(output) for name, value in line.items()}
+
+
 def test_training_leaves_checkpoint_log_and_metrics(trained):
     assert (trained.output / "model_final.pth").is_file() and (trained.output / "log.txt").is_file()
-    written = {}
-    for line in metrics(trained.output):
-        written |= line
+    written = all_metrics(trained.output)
     assert {"total_loss", "loss_cls_1", "loss_box_2", "loss_keypoint_3", "lr"} <= written.keys()
     assert {"bbox/AP", "bbox/AP50", "keypoints/AP", "keypoints/AP75"} <= written.keys()
 
@@ -134,6 +137,30 @@ def nan_from_the_third_call_on():
         return original(self, *arguments) * (torch.nan if iteration == 2 else 1)
 
     return keypoint_loss
+
+
+def matching_config(output, *opts):
+    quick = [*QUICK, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "OUTPUT_DIR", str(output)]
+    return load_config("configs/sample/match_rcnn_tiny_matching.yaml", [*quick, *opts])
+
+
+def test_the_matching_network_learns_from_pairs_and_is_tested_on_retrieval(datasets_root, tmp_path):
+    register_all(datasets_root)
+    trainer = MatchingTrainer(matching_config(tmp_path, "SOLVER.MAX_ITER", "2"))
+    before = copy.deepcopy(trainer.model.state_dict())
+    trainer.train()
+    changed = [name for name, value in trainer.model.state_dict().items() if not value.equal(before[name])]
+    assert changed and all(name.startswith("roi_heads.matching_head.") for name in changed)
+    written = all_metrics(tmp_path)
+    assert {"total_loss", "bbox/AP", "keypoints/AP", "retrieval/top1"} <= written.keys()
+    # Two photos with one item in common: among so few it is found, where the garments' places are told.
+    assert written["retrieval_gt_boxes/top20"] == 100 and written["retrieval_gt_boxes/missed"] == 0
+
+
+def test_pairs_come_from_one_dataset(tmp_path):
+    cfg = matching_config(tmp_path, "DATASETS.TRAIN", "('synthfashion_train', 'synthfashion_val')")
+    with pytest.raises(ValueError, match=r"DATASETS.TRAIN: expected one dataset, .*synthfashion_val"):
+        MatchingTrainer.build_train_loader(cfg)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what a machine without CUDA says")

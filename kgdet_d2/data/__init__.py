@@ -3,12 +3,15 @@
 from kgdet_d2.data.compact import CompactAnnotations
 from kgdet_d2.data.dataset import FashionDataset, training_dataset
 from kgdet_d2.data.mapper import FashionDatasetMapper
+from kgdet_d2.data.pairs import PhotoPairs, build_pair_train_loader
 from kgdet_d2.data.register import register_all, register_fashion
 
 __all__ = [
     "CompactAnnotations",
     "FashionDataset",
     "FashionDatasetMapper",
+    "PhotoPairs",
+    "build_pair_train_loader",
     "register_all",
     "register_fashion",
     "training_dataset",

@@ -1,7 +1,8 @@
-"""How good detections are: box AP and landmark AP by COCO's rules, landmark errors, kinds of errors."""
+"""How good detections are: box AP, landmark AP (COCO's rules), landmark errors, kinds of errors, retrieval."""
 
 from kgdet_d2.evaluation.evaluator import FashionEvaluator
 from kgdet_d2.evaluation.ground_truth import GroundTruth
 from kgdet_d2.evaluation.predictions import Predictions
+from kgdet_d2.evaluation.retrieval import RetrievalEvaluator
 
-__all__ = ["FashionEvaluator", "GroundTruth", "Predictions"]
+__all__ = ["FashionEvaluator", "GroundTruth", "Predictions", "RetrievalEvaluator"]

@@ -117,7 +117,7 @@ class RetrievalEvaluator(DatasetEvaluator):
         return pairwise_iou(Boxes(found.pred_boxes.tensor.float()), truth)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """In the main process ``{"retrieval": {"top-1", "top-5", ..., "missed"}}`` in percent of the queries;
+        """In the main process ``{"retrieval": {"top1", "top5", ..., "missed"}}`` in percent of the queries;
         in others an empty dict. "missed" are those that no detection stands for.
         """
         seen = (self._queries, self._gallery)
@@ -130,7 +130,7 @@ class RetrievalEvaluator(DatasetEvaluator):
         queries, gallery = (_joined(side) for side in seen)
         ranks = _first_ranks(queries, gallery, self.similarity)
         total = int(self.is_query.sum())
-        accuracy = {f"top-{k}": 100 * (ranks <= k).sum().item() / total for k in RANKS}
+        accuracy = {f"top{k}": 100 * (ranks <= k).sum().item() / total for k in RANKS}
         return {"retrieval": accuracy | {"missed": 100 * (1 - len(ranks) / total)}}
 
 

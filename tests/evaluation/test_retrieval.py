@@ -119,7 +119,7 @@ def slow_accuracy(records, outputs):
             order = sorted(range(len(gallery)), key=lambda i: (query - gallery[i][0]).norm().item())
             for k in RANKS:
                 hits[k] += any(item in gallery[i][1] for i in order[:k])
-    return {f"top-{k}": 100 * hits[k] / queries for k in RANKS} | {"missed": 100 * missed / queries}
+    return {f"top{k}": 100 * hits[k] / queries for k in RANKS} | {"missed": 100 * missed / queries}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -128,7 +128,7 @@ def test_accuracy_is_that_of_plain_loops(seed, register, monkeypatch):
     records, outputs = random_scene(np.random.default_rng(seed))
     found, expected = evaluate(register(records), records, outputs), slow_accuracy(records, outputs)
     assert found == pytest.approx(expected)
-    assert 0 < expected["top-1"] < expected["top-20"] < 100 and expected["missed"] > 0
+    assert 0 < expected["top1"] < expected["top20"] < 100 and expected["missed"] > 0
 
 
 A, B, FAR = [10, 10, 110, 110], [150, 150, 250, 250], [260, 10, 290, 40]
@@ -163,16 +163,16 @@ SHOPS = [output([A], [0.9], [[0, 0, 0, 0]]), output([B], [0.9], [[5, 0, 0, 0]])]
 def test_which_detection_stands_for_a_query(small, register, boxes, scores, embeddings, top1):
     user = output(boxes, scores, [[x, 0, 0, 0] for x in embeddings])
     result = evaluate(register(small), small, [user, *SHOPS])
-    assert result["top-1"] == top1
+    assert result["top1"] == top1
     missed = boxes == [[100, 100, 200, 200]]
-    assert result["top-5"] == (0 if missed else 100) and result["missed"] == (100 if missed else 0)
+    assert result["top5"] == (0 if missed else 100) and result["missed"] == (100 if missed else 0)
 
 
 def test_a_detection_of_nothing_is_wrong(register):
     records = [record(1, "user", 8, [(A, 1)]), record(2, "shop", 8, [(A, 1)]), record(3, "shop", 7, [(B, 1)])]
     zero = [[0, 0, 0, 0]]
     outputs = [output([A], [0.5], zero), output([FAR], [0.5], zero), output([B], [0.5], [[1, 0, 0, 0]])]
-    assert evaluate(register(records), records, outputs)["top-20"] == 0
+    assert evaluate(register(records), records, outputs)["top20"] == 0
 
 
 @pytest.mark.parametrize("outputs", ["none at all", "user's alone", "shops' alone"])
@@ -181,13 +181,13 @@ def test_nothing_found(small, register, outputs):
     user = none if outputs != "user's alone" else output([A], [0.5], [[0, 0, 0, 0]])
     shops = SHOPS if outputs == "shops' alone" else [none, none]
     result = evaluate(register(small), small, [user, *shops])
-    assert [result[f"top-{k}"] for k in RANKS] == [0] * len(RANKS)
+    assert [result[f"top{k}"] for k in RANKS] == [0] * len(RANKS)
     assert result["missed"] == (0 if outputs == "user's alone" else 100)
 
 
 def test_photos_that_were_not_predicted_count_as_missed(small, register):
     result = evaluate(register(small), small[:0], [])
-    assert result["top-20"] == 0 and result["missed"] == 100
+    assert result["top20"] == 0 and result["missed"] == 100
 
 
 def test_what_processes_saw_is_joined(small, register, monkeypatch):
