@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a dense detector, by part.
+"""Parameters and multiply-adds of a dense detector or an R-CNN, by part.
 
 The network runs on PyTorch's meta device: shapes alone, neither weights nor arithmetic. Two sums are kept:
 
@@ -9,6 +9,12 @@ The network runs on PyTorch's meta device: shapes alone, neither weights nor ari
   bias, one for each element that enters a ReLU or a pooling, and two for each that enters a BatchNorm.
   GroupNorm, interpolation and the making of boxes count nothing. Table 1 is at 1280 x 800, its parameters are
   the trainable ones. What its systems have otherwise than ours, :func:`table_1_differences` tells.
+
+The heads of an R-CNN run for each box. They are counted at the full budget, the most that one image can cost:
+the box head for ``MODEL.RPN.POST_NMS_TOPK_TEST`` proposals; the mask, landmark and matching heads for
+``TEST.DETECTIONS_PER_IMAGE`` detections. Cutting boxes out of the features (ROIAlign) counts nothing. The
+landmark head makes the maps of all classes; enlarging and decoding the predicted class's counts nothing. The
+matching head embeds; comparing embeddings belongs to no single image.
 """
 
 from collections import defaultdict
@@ -20,13 +26,14 @@ from operator import add, sub
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.modeling import build_model
+from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.module_tracker import ModuleTracker
 from torchvision.ops import deform_conv2d
 
+from kgdet_d2.analysis_rcnn import is_known_rcnn, rcnn_parts, run_at_full_budget
 from kgdet_d2.modeling.deform_conv import DeformConv
 
 
@@ -64,20 +71,22 @@ class Counts:
 
 
 def count_parts(cfg: CfgNode, width: int = 1280, height: int = 800) -> dict[str, Counts]:
-    """Counts of the config's model for one pass of one image, up to what its head gives.
+    """Counts of the config's model for one pass of one image, up to what its heads give.
 
-    What comes after, selection and NMS, depends on what is found. Flip fusion would be a second pass.
+    What comes between and after, selection and NMS, counts nothing. Flip fusion would be a second pass.
 
     Args:
-        cfg: of a dense detector (backbone and head): KGDet, RetinaNet and their like.
+        cfg: of a dense detector (backbone and head), or of an R-CNN with Detectron2's standard heads or Match
+            R-CNN's, which is counted at its full budget of boxes.
         width, height: of the image in pixels; it is padded to sides that the backbone can halve to the end.
 
     Returns:
         ``{part: counts}`` of disjoint parts that make up the model: "backbone", "neck" where the backbone has
-        one, each child of the head as "head.<name>", and "other" for what lies in none of them.
+        one, each child of a dense detector's head as "head.<name>", those of :func:`rcnn_parts`, and "other"
+        for what lies in none of them.
 
     Raises:
-        ValueError: the size is not positive, or the model is no dense detector.
+        ValueError: the size is not positive, the model is neither of the two, or detections have no limit.
     """
     if width < 1 or height < 1:
         raise ValueError(f"size: expected a positive width and height, got {width} x {height}")
@@ -94,7 +103,9 @@ def count_parts(cfg: CfgNode, width: int = 1280, height: int = 800) -> dict[str,
     if hasattr(model.backbone, "bottom_up"):
         bottom_up = of("backbone.bottom_up")
         parts = {"backbone": bottom_up, "neck": parts["backbone"] - bottom_up}
-    parts |= {name: of(name) for name in _head_parts(model.head)}
+    dense = isinstance(model, DenseDetector)
+    heads = {name: [name] for name in _head_parts(model.head)} if dense else rcnn_parts(model)
+    parts |= {part: sum(map(of, names), Counts()) for part, names in heads.items()}
     rest = of("") - total(parts)
     return parts if rest == Counts() else parts | {"other": rest}
 
@@ -134,19 +145,24 @@ def table_1_differences(cfg: CfgNode, width: int = 1280, height: int = 800) -> d
     return {name: counts for name, counts in differences.items() if counts != Counts()}
 
 
-def _build(cfg: CfgNode) -> DenseDetector:
+def _build(cfg: CfgNode) -> DenseDetector | GeneralizedRCNN:
     """The config's model on the meta device, made to go from a padded image to raw predictions."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         model = build_model(cfg).eval()
-    if not isinstance(model, DenseDetector):
+    if isinstance(model, DenseDetector):
+        model.forward = partial(_predict, model)
+    elif is_known_rcnn(model):
+        run_at_full_budget(model)
+    else:
         raise ValueError(
-            "MODEL.META_ARCHITECTURE: expected a dense detector, whose cost does not depend on the image, "
-            f"got {cfg.MODEL.META_ARCHITECTURE!r}; Detectron2's tools/analyze_model.py averages over images"
+            "MODEL.META_ARCHITECTURE: expected a dense detector, or GeneralizedRCNN or MatchRCNN with an RPN "
+            f"and StandardROIHeads or MatchRCNNHeads, got {cfg.MODEL.META_ARCHITECTURE!r} with "
+            f"{cfg.MODEL.PROPOSAL_GENERATOR.NAME!r} and {cfg.MODEL.ROI_HEADS.NAME!r}; "
+            "Detectron2's tools/analyze_model.py averages over images"
         )
-    model.forward = partial(_predict, model)
     for module in model.modules():
         if isinstance(module, DeformConv):
             # One operator, which can be counted, in place of what the device at hand makes of it.
@@ -154,9 +170,9 @@ def _build(cfg: CfgNode) -> DenseDetector:
     return model
 
 
-def _predict(model: DenseDetector, image: Tensor):
+def _predict(model: DenseDetector, image: Tensor) -> None:
     features = model.backbone(image)
-    return model.head([features[name] for name in model.head_in_features])
+    model.head([features[name] for name in model.head_in_features])
 
 
 def _count_parameters(module: nn.Module) -> Counts:

@@ -25,7 +25,7 @@ TINY_KP = str(ROOT / "configs/sample/reppoints_kp_tiny.yaml")
 FCOS = str(ROOT / "configs/sample/fcos_tiny.yaml")
 FULL = ["MODEL.FPN.FULL", "True"]
 RETINANET = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
-RCNN = model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
+RCNN = str(ROOT / "configs/sample/match_rcnn_tiny.yaml")
 
 
 def levels(first):
@@ -231,9 +231,9 @@ def test_size_is_padded_as_the_backbone_asks():
         count_parts(cfg, 0, 800)
 
 
-def test_a_cost_that_depends_on_the_image_is_refused():
-    cfg = load_config(RCNN, [])
-    with pytest.raises(ValueError, match=r"META_ARCHITECTURE: expected a dense detector.*'GeneralizedRCNN'"):
+def test_what_is_neither_dense_nor_an_RCNN_is_refused():
+    cfg = load_config(RCNN, ["MODEL.META_ARCHITECTURE", "ProposalNetwork"])
+    with pytest.raises(ValueError, match=r"META_ARCHITECTURE: expected a dense detector.*'ProposalNetwork'"):
         count_parts(cfg)
 
 
@@ -271,3 +271,12 @@ def test_tool_prints_one_sum_where_nothing_is_left_out(tool, capsys):
     assert f"{TINY} at 64 x 32 pixels" in printed
     assert "as built: " in printed
     assert "as Table 1 counts" not in printed
+
+
+def test_tool_tells_for_how_many_boxes(tool, capsys):
+    tool.main(["--config-file", RCNN, "--size", "64", "32", "TEST.DETECTIONS_PER_IMAGE", "20"])
+    printed = capsys.readouterr().out
+    assert "box head: 100 proposals (MODEL.RPN.POST_NMS_TOPK_TEST)" in printed
+    assert "other heads: 20 detections (TEST.DETECTIONS_PER_IMAGE)" in printed
+    tool.main(["--config-file", TINY, "--size", "64", "32"])
+    assert "proposals" not in capsys.readouterr().out

@@ -10,7 +10,7 @@ No weights, data or GPU are needed. Columns:
     trainable      those that learn; the paper's "param."
     conv G         10^9 multiply-adds of convolutions and matrix products
     deformable G   the same of deformable convolutions
-    total G        both together: what one image costs
+    total G        both together: what one image costs; of an R-CNN, the most that one can cost
     paper's G      the paper's "FLOPs": no deformable convolutions, but biases, ReLU, BatchNorm and pooling
 
 Some systems of the paper's Table 1 have parts that ours lack or have otherwise, as the neck's parts that
@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from detectron2.config import CfgNode
 from tabulate import SEPARATING_LINE, tabulate
 
 from kgdet_d2.analysis import Counts, count_parts, table_1_differences, total
@@ -56,13 +57,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     differences = table_1_differences(cfg, *args.size)
     if differences:
         sums["as Table 1 counts"] = sums["as built"] + total(differences)
-    print("{} at {} x {} pixels\n".format(args.config_file, *args.size))
+    print("{} at {} x {} pixels".format(args.config_file, *args.size))
+    if "rpn" in parts:
+        print(box_budget(cfg))
+    print()
     print(table(parts, differences, sums))
     for name, counts in sums.items():
         parameters, flops = counts.trainable / 1e6, counts.paper_flops / GIGA
         print(f"The paper's convention, {name}: {parameters:.2f} M / {flops:.2f} G")
     if args.json:
         write_json(args, parts, differences, sums)
+
+
+def box_budget(cfg: CfgNode) -> str:
+    proposals, detections = cfg.MODEL.RPN.POST_NMS_TOPK_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
+    return (
+        "and as many boxes as there can be:\n"
+        f"box head: {proposals} proposals (MODEL.RPN.POST_NMS_TOPK_TEST)\n"
+        f"other heads: {detections} detections (TEST.DETECTIONS_PER_IMAGE)"
+    )
 
 
 def table(parts: dict[str, Counts], differences: dict[str, Counts], sums: dict[str, Counts]) -> str:
