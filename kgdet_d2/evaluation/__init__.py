@@ -1,4 +1,4 @@
-"""How good detections are: box AP, landmark AP (COCO's rules), landmark errors, kinds of errors, retrieval."""
+"""How good detections are: box AP, landmark AP, landmark errors, kinds of errors, retrieval."""
 
 from kgdet_d2.evaluation.evaluator import FashionEvaluator
 from kgdet_d2.evaluation.ground_truth import GroundTruth

@@ -1,0 +1,193 @@
+#!/usr/bin/env python
+"""Write docs/MODEL_ZOO.md from the results that are kept in docs/results.
+
+    python tools/model_zoo.py
+
+A file there is a comparison.json of tools/compare.py. The paper's numbers are in this file.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from compare import SCORES, conditions, score, table
+from kgdet_d2.files import whole_file
+from provenance import ROOT
+
+RESULTS, PAGE = ROOT / "docs/results", ROOT / "docs/MODEL_ZOO.md"
+NOT_RUN = "not run"
+
+
+class PaperTable(NamedTuple):
+    """One of the paper's tables.
+
+    Attributes:
+        scores: names from :data:`compare.SCORES`.
+        rows: a config, and the paper's score of each name.
+    """
+
+    title: str
+    dataset: str
+    scores: tuple[str, ...]
+    rows: dict[str, tuple[float, ...]]
+
+
+BOX = ("box AP", "AP50", "AP75")
+PAPER = (
+    PaperTable(
+        "DeepFashion2, validation: the paper's Table 1",
+        "deepfashion2_val",
+        BOX,
+        {
+            "configs/match_rcnn_R50.yaml": (63.8, 78.9, 74.5),
+            "configs/retinanet_R50.yaml": (63.2, 79.0, 73.6),
+            "configs/fcos_R50.yaml": (64.1, 80.2, 74.7),
+            "configs/reppoints_R50.yaml": (63.3, 79.7, 74.0),
+            "configs/reppoints_kp_R50.yaml": (64.0, 80.1, 74.9),
+            "configs/kgdet_R50.yaml": (67.9, 80.9, 75.0),
+            "configs/match_rcnn_R101.yaml": (),
+            "configs/retinanet_R101.yaml": (65.7, 81.1, 75.3),
+            "configs/fcos_R101.yaml": (65.9, 81.7, 75.7),
+            "configs/reppoints_R101.yaml": (65.4, 80.8, 75.2),
+            "configs/reppoints_kp_R101.yaml": (66.0, 81.3, 75.5),
+            "configs/kgdet_R101.yaml": (68.4, 82.3, 76.7),
+        },
+    ),
+    PaperTable(
+        "DeepFashion2, validation: the two modules, Table 2",
+        "deepfashion2_val",
+        (*BOX, "landmark AP"),
+        {
+            "configs/ablations/table2_encoding.yaml": (65.8, 77.9, 72.1, 31.7),
+            "configs/ablations/table2_selection.yaml": (64.1, 75.3, 70.5, 29.5),
+        },
+    ),
+    PaperTable(
+        "DeepFashion2, validation: points, stages, levels, mirrors, Table 4",
+        "deepfashion2_val",
+        ("box AP", "landmark AP"),
+        {
+            "configs/ablations/table4_0.yaml": (63.9, 30.2),
+            "configs/ablations/table4_1.yaml": (64.5, 30.8),
+            "configs/ablations/table4_2.yaml": (65.2, 31.6),
+            "configs/ablations/table4_3.yaml": (66.3, 32.7),
+            "configs/ablations/table4_4.yaml": (67.9, 33.8),
+            "configs/ablations/table4_5.yaml": (68.4, 35.9),
+            "configs/ablations/table4_6.yaml": (68.3, 35.6),
+            "configs/ablations/table4_7.yaml": (69.1, 36.8),
+        },
+    ),
+    PaperTable(
+        "FLD: Table 3",
+        "fld_test",
+        BOX,
+        {
+            "configs/fld/retinanet_R50.yaml": (69.3, 90.4, 77.8),
+            "configs/fld/fcos_R50.yaml": (68.7, 89.9, 78.0),
+            "configs/fld/reppoints_R50.yaml": (69.1, 91.3, 78.2),
+            "configs/fld/kgdet_R50.yaml": (70.8, 90.2, 79.0),
+            "configs/fld/reppoints_kp_R50.yaml": (),
+            "configs/fld/match_rcnn_R50.yaml": (),
+        },
+    ),
+)
+INTRODUCTION = f"""# Model zoo
+
+*Written by `tools/model_zoo.py` from `docs/results/`.*
+
+"paper" is what the KGDet paper reports, measured by its authors with their code; its Match R-CNN is of
+DeepFashion2's own repository. "here" was measured with the code in this repository. Where it says
+"{NOT_RUN}", nobody has trained that config on that data set yet, and what it would reach is not known. Scores
+are means over seeds with their sample standard deviation."""
+SAMPLE = """The synthetic sample is drawings, the models are small, the trainings short: the table says how
+the systems compare under these conditions, and nothing about photos. Multiply-adds are at the timed photos'
+size; an R-CNN's are the most that its config allows, with all its boxes."""
+
+
+def page(comparisons: dict[str, list[dict]]) -> str:
+    """The whole page.
+
+    Args:
+        comparisons: the rows of each file in ``docs/results``, by its name.
+    """
+    every = [row for rows in comparisons.values() for row in rows]
+    named = {table.dataset for table in PAPER}
+    parts = [INTRODUCTION]
+    parts += [part for table in PAPER for part in (f"## {table.title}", beside_the_paper(table, every))]
+    for name, rows in comparisons.items():
+        if others := [row for row in rows if row["runs"][0]["dataset"] not in named]:
+            parts += [f"## {name}: {others[0]['runs'][0]['dataset']}", SAMPLE, table(others)]
+            parts += ["\n".join(f"- {line}" for line in conditions(others)), differences(others)]
+    return "\n\n".join(parts) + "\n"
+
+
+def beside_the_paper(paper: PaperTable, rows: list[dict]) -> str:
+    """The paper's scores and ours of each config."""
+    ours = {row["config"]: row for row in rows if row["runs"][0]["dataset"] == paper.dataset}
+    cells = []
+    for config, scores in paper.rows.items():
+        theirs = [f"{value:.1f}" for value in scores] or ["-"] * len(paper.scores)
+        row = ours.get(config)
+        here = [score(row["scores"][name]) for name in SCORES] if row else [NOT_RUN]
+        cells.append([f"`{config}`", *theirs, *here])
+    headers = ["config", *(f"paper: {name}" for name in paper.scores), *(f"here: {name}" for name in SCORES)]
+    return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True)
+
+
+def differences(rows: list[dict]) -> str:
+    """By how much box AP of the first system is above the others', beside the error of that difference."""
+    first, *others = rows
+    cells = []
+    for other in others:
+        means, errors = zip(*(_mean_and_error(row) for row in (first, other)), strict=True)
+        cells.append([f"`{other['config']}`", f"{means[0] - means[1]:+.2f}", f"{math.hypot(*errors):.2f}"])
+    headers = [f"box AP of `{first['config']}` less that of", "difference", "standard error"]
+    return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True)
+
+
+def _mean_and_error(row: dict) -> tuple[float, float]:
+    """Mean over the seeds, and its standard error; nan where there is one seed alone."""
+    box = row["scores"]["box AP"]
+    spread = math.nan if box["std"] is None else box["std"]
+    return box["mean"], spread / math.sqrt(len(row["runs"]))
+
+
+def read_results() -> dict[str, list[dict]]:
+    """By file name, in order of the names.
+
+    Raises:
+        ValueError: naming the file that is no JSON.
+    """
+    comparisons = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        try:
+            comparisons[path.stem] = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}: expected a comparison.json of tools/compare.py, got {error}"
+            ) from error
+    return comparisons
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    try:
+        text = page(read_results())
+        with whole_file(PAGE) as file:
+            file.write(text.encode())
+    except (OSError, ValueError) as error:
+        print(f"model_zoo.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
