@@ -55,3 +55,15 @@ def test_what_cannot_be_measured_is_told(capsys):
         with pytest.raises(SystemExit):
             benchmark_loader.main(options)
         assert f"argument {options[0]}: expected a whole number from " in capsys.readouterr().err
+
+
+def test_what_a_training_waits_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark_loader, "STEPS_OF_WARM_UP", 1)
+    path, name = tmp_path / "waits.json", benchmark_loader.register_drawn_photos(tmp_path)
+    opts = ["MODEL.DEVICE", "cpu", "DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", "()"]
+    opts += ["SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)"]
+    arguments = ["--training", "configs/sample/kgdet_tiny.yaml", "--photos", "5", "--workers", "0"]
+    assert benchmark_loader.main([*arguments, "--json", str(path), "--opts", *opts]) == 0
+    (row,) = json.loads(path.read_text())["iterations"]
+    assert row["workers"] == 0 and row["waits"] > 0 and row["computes"] > 0 and 0 < row["waiting_share"] < 1
+    assert "share of waiting" in capsys.readouterr().out

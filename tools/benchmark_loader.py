@@ -4,11 +4,15 @@
     python tools/benchmark_loader.py
     python tools/benchmark_loader.py --dataset deepfashion2_train --workers 0 2 8 --json loader.json
     python tools/benchmark_loader.py --sizes 800 --opts INPUT.SCALE_JITTER "(0.1, 2.0)"
+    python tools/benchmark_loader.py --training configs/sample/kgdet_tiny.yaml --opts MODEL.DEVICE cpu
 
 Without --dataset, drawn photos of DeepFashion2's usual size (the median of some: 640 x 748, 0.13 bytes a
 pixel) are made for it. A size is INPUT.MIN_SIZE_TRAIN; MAX_SIZE_TRAIN is 1333 at 800 and in proportion at
 others. Each rate is measured in a loader of its own after a warm-up, in five parts, of which the median
 counts. The steps are timed in the mapper itself, without workers; medians over the photos.
+
+--training takes a config as it is, trains it for --photos photos and tells how long each iteration waits for
+its batch, and how long it then computes; medians.
 """
 
 import argparse
@@ -30,7 +34,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_train_loader
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 from tabulate import SEPARATING_LINE, tabulate
+from torch.utils.data import DataLoader
 
 from kgdet_d2.config import load_config
 from kgdet_d2.data import FashionDatasetMapper, mapper, register_fashion, training_dataset
@@ -38,10 +45,11 @@ from kgdet_d2.data.deepfashion2 import read_split
 from kgdet_d2.data.synthetic import generate_photo
 from kgdet_d2.files import whole_file
 from kgdet_d2.schema import DEEPFASHION2
+from kgdet_d2.solver import build_optimizer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "Base-KGDet.yaml"
 DRAWN, DRAWN_SIDE, DRAWN_QUALITY = 32, 748, 88  # photos, longer side in pixels, of JPEG
-WARM_UP, PARTS = 20, 5
+WARM_UP, STEPS_OF_WARM_UP, PARTS = 20, 3, 5
 READ, RESIZE, OTHERS = "read and decode", "resize", "the rest"
 # What is timed: the step, and the functions that do it. None calls another.
 STEPS: dict[str, list[tuple[object, str]]] = {
@@ -77,6 +85,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sizes", type=at_least(1), nargs="+", default=[800, 512], help="shorter sides; default: 800 512"
     )
+    parser.add_argument("--training", metavar="YAML", help="what its training waits for, instead")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="changes to the config"
@@ -106,13 +115,16 @@ def config(args: argparse.Namespace, dataset: str, size: int) -> CfgNode:
     return load_config(str(CONFIG), opts + args.opts)
 
 
-def photos_per_second(cfg: CfgNode, workers: int, photos: int) -> float:
-    """Through a new loader, that of training."""
+def build_loader(cfg: CfgNode, workers: int) -> DataLoader:
+    """That of training."""
     dataset = training_dataset(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    loader = build_detection_train_loader(
-        cfg, mapper=FashionDatasetMapper(cfg, True), dataset=dataset, num_workers=workers
-    )
-    batches = iter(loader)
+    mapper = FashionDatasetMapper(cfg, is_train=True)
+    return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, num_workers=workers)
+
+
+def photos_per_second(cfg: CfgNode, workers: int, photos: int) -> float:
+    """Through a new loader."""
+    batches = iter(build_loader(cfg, workers))
     rates = []
     for count in (WARM_UP, *[photos // PARTS] * PARTS):
         start = time.perf_counter()
@@ -189,13 +201,55 @@ def measure(args: argparse.Namespace, dataset: str) -> dict:
     return {"dataset": dataset, "cpus": os.cpu_count(), "rates": rates, "steps_ms": profiles}
 
 
+def measure_training(args: argparse.Namespace) -> dict:
+    """Milliseconds of waiting and computing with each number of workers, as a table, too."""
+    cfg = load_config(args.training, args.opts)
+    waits = []
+    for workers in args.workers:
+        waiting, computing = iteration_times(cfg, workers, args.photos)
+        share = sum(waiting) / (sum(waiting) + sum(computing))
+        median = {
+            name: 1e3 * statistics.median(seconds)
+            for name, seconds in (("waits", waiting), ("computes", computing))
+        }
+        waits.append({"workers": workers, **median, "waiting_share": share})
+    rows = [
+        [row["workers"], f"{row['waits']:.2f}", f"{row['computes']:.1f}", f"{row['waiting_share']:.4f}"]
+        for row in waits
+    ]
+    print(tabulate(rows, ["workers", "waits, ms", "computes, ms", "share of waiting"], disable_numparse=True))
+    return {"training": args.training, "cpus": os.cpu_count(), "iterations": waits}
+
+
+def iteration_times(cfg: CfgNode, workers: int, photos: int) -> tuple[list[float], list[float]]:
+    """Seconds that each iteration of a training waits for its batch, and computes."""
+    model, batches = build_model(cfg).train(), iter(build_loader(cfg, workers))
+    optimizer = build_optimizer(cfg, model)
+    times = []
+    with EventStorage():
+        for _ in range(STEPS_OF_WARM_UP + max(photos // cfg.SOLVER.IMS_PER_BATCH, 1)):
+            start = time.perf_counter()
+            batch = next(batches)
+            arrived = time.perf_counter()
+            optimizer.zero_grad()
+            loss = sum(model(batch).values())
+            loss.backward()
+            optimizer.step()
+            loss.item()  # waits for the device
+            times.append((arrived - start, time.perf_counter() - arrived))
+    return tuple(map(list, zip(*times[STEPS_OF_WARM_UP:], strict=True)))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
         if args.dataset and args.dataset not in DatasetCatalog:
             raise ValueError(f"--dataset: {args.dataset!r} is not registered")
-        with tempfile.TemporaryDirectory() as folder:
-            report = measure(args, args.dataset or register_drawn_photos(Path(folder)))
+        if args.training:
+            report = measure_training(args)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                report = measure(args, args.dataset or register_drawn_photos(Path(folder)))
         if args.json:
             with whole_file(args.json) as file:
                 file.write(json.dumps(report | {"photos": args.photos, "opts": args.opts}, indent=2).encode())
