@@ -77,6 +77,12 @@ def test_what_is_done_is_kept(fake_training, tmp_path):
     assert [len(row["runs"]) for row in rows(tmp_path).values()] == [2, 2]
 
 
+def test_only_the_table(fake_training, tmp_path):
+    assert start(tmp_path, "--seeds", "1") == 0
+    assert start(tmp_path, "--seeds", "1", "2", "--only-table") == 0
+    assert len(fake_training.asked) == 2 and [len(row["runs"]) for row in rows(tmp_path).values()] == [1, 1]
+
+
 def test_a_run_that_fails_is_reported_and_the_others_go_on(fake_training, tmp_path, capsys):
     fake_training.scores["kgdet_tiny", 1] = {"iteration": 1}
     assert start(tmp_path, "--seeds", "1", "2") == 1

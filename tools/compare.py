@@ -8,6 +8,7 @@ Every config is trained and evaluated by train_net.py under the same KEY VALUE o
 in OUTPUT/<config's name>/seed<n>: its log, checkpoints and predictions, and result.json when it is done. All
 systems have their first seed before any has its second. The command can be given again: what is done is kept,
 what was broken off goes on from its last checkpoint. A run that fails is reported, the others go on.
+--only-table trains nothing more.
 
 Then the models of each system's first seed are timed, photo by photo in turns, on the first --timed photos of
 the test set, one at a time and from tensor to detections. Scores are means over the seeds, with their
@@ -60,6 +61,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-gpus", type=int, default=torch.cuda.device_count(), help="of each run")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; default: 1")
     parser.add_argument("--timed", type=int, default=50, metavar="N", help="photos; default: 50")
+    parser.add_argument("--only-table", action="store_true", help="of the runs that are done")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE, for all systems")
     args = parser.parse_args(arguments)
     names = [Path(config).stem for config in args.configs]
@@ -256,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for run in runs:
             run.check()
-        errors = train(runs, args.jobs)
+        errors = [] if args.only_table else train(runs, args.jobs)
         rows = compare(runs, args.timed)
         write_json(args.output / "comparison.json", rows)
         print(f"\n{table(rows)}\n", *conditions(rows), sep="\n")
