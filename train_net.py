@@ -27,8 +27,10 @@ from torch.nn.parallel import DistributedDataParallel
 from kgdet_d2.config import check_weights, load_config
 from kgdet_d2.data import FashionDatasetMapper, PhotoPairs, build_pair_train_loader, training_dataset
 from kgdet_d2.evaluation import FashionEvaluator, RetrievalEvaluator
+from kgdet_d2.modeling import for_inference
 from kgdet_d2.modeling.match_rcnn import GroundTruthBoxes
 from kgdet_d2.solver import build_optimizer
+from kgdet_d2.training import check_losses
 
 logger = logging.getLogger("kgdet_d2.train_net")
 
@@ -39,6 +41,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg):
         model = super().build_model(cfg)
+        model.register_forward_hook(check_losses)
         # Parameters that reach no output must not be waited for by data-parallel training.
         model._ddp_params_and_buffers_to_ignore = unused_parameters(model)
         # On CPU convolutions run faster on channels-last maps; the results are the same.
@@ -177,9 +180,9 @@ def main(args) -> dict:
     cfg = setup(args)
     trainer_class = MatchingTrainer if cfg.MODEL.META_ARCHITECTURE == "MatchRCNN" else Trainer
     if args.eval_only:
-        model = trainer_class.build_model(cfg)
+        model = trainer_class.build_model(cfg).eval()
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
-        results = trainer_class.test(cfg, model)
+        results = trainer_class.test(cfg, for_inference(model, cfg))
         if comm.is_main_process():
             verify_results(cfg, results)
         return results

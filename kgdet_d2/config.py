@@ -17,6 +17,7 @@ def add_kgdet_config(cfg: CfgNode) -> None:
     _add_reppoints_keys(cfg)
     _add_match_rcnn_keys(cfg)
     _add_fcos_keys(cfg)
+    _add_inference_keys(cfg)
     # "SGD" (the paper's) or "ADAMW", with SOLVER's learning rates, weight decays and schedule.
     cfg.SOLVER.OPTIMIZER = "SGD"
 
@@ -66,6 +67,9 @@ def _add_head_keys(cfg: CfgNode) -> None:
     kgdet.SCORE_THRESH_TEST = 0.05
     kgdet.TOPK_CANDIDATES_TEST = 1000
     kgdet.NMS_THRESH_TEST = 0.5
+    # Inference: stages after the first are computed at so many cells of an image, those that the first one
+    # scores best, and there alone are detections. 0: at all cells.
+    kgdet.SPARSE_CELLS = 0
 
 
 def _add_loss_keys(cfg: CfgNode) -> None:
@@ -159,6 +163,22 @@ def _add_fcos_keys(cfg: CfgNode) -> None:
     fcos.SCORE_THRESH_TEST = 0.2
     fcos.TOPK_CANDIDATES_TEST = 1000
     fcos.NMS_THRESH_TEST = 0.6
+
+
+def _add_inference_keys(cfg: CfgNode) -> None:
+    # What kgdet_d2.modeling.for_inference makes of a trained model of any architecture. Without effect in
+    # training.
+    cfg.MODEL.INFERENCE = CfgNode()
+    inference = cfg.MODEL.INFERENCE
+    # Fold BatchNorm, frozen or not, into the convolutions before it.
+    inference.FUSE_BN = False
+    # Memory format of the convolutions' weights and maps.
+    inference.CHANNELS_LAST = False
+    # In what layers compute: "float32", "bfloat16" or, on CUDA alone, "float16" (autocast). Points, boxes and
+    # scores are float32.
+    inference.PRECISION = "float32"
+    # torch.compile of backbone and towers, on CUDA with CUDA graphs. The first photo then takes a minute.
+    inference.COMPILE = False
 
 
 def load_config(config_file: str, opts: list[str]) -> CfgNode:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from detectron2.config import CfgNode
 
 from kgdet_d2.modeling.head import AGGREGATIONS
+from kgdet_d2.modeling.inference_mode import PRECISIONS
 from kgdet_d2.modeling.losses import KEYPOINT_WEIGHTINGS
 from kgdet_d2.modeling.reppoints_head import KEYPOINTS
 from kgdet_d2.schema import schema_of
@@ -22,7 +23,7 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         ValueError: lists every contradiction found, by key, with what was expected and what was found.
     """
-    problems = [*_solver_problems(cfg), *_input_problems(cfg)]
+    problems = [*_solver_problems(cfg), *_input_problems(cfg), *_inference_problems(cfg)]
     if cfg.MODEL.META_ARCHITECTURE == "KGDet":
         problems += [*_head_problems(cfg), *_aggregation_problems(cfg)]
         problems += [*_loss_problems(cfg), *_landmark_problems(cfg), *_flip_fusion_problems(cfg)]
@@ -79,6 +80,12 @@ def _crop_problems(crop: CfgNode):
         yield f"INPUT.CROP.SIZE: expected {expected}, with TYPE {crop.TYPE!r}, got {crop.SIZE}"
 
 
+def _inference_problems(cfg: CfgNode):
+    precision = cfg.MODEL.INFERENCE.PRECISION
+    if precision not in PRECISIONS:
+        yield f"MODEL.INFERENCE.PRECISION: expected {_any_of(PRECISIONS)}, got {precision!r}"
+
+
 def _head_problems(cfg: CfgNode):
     kgdet = cfg.MODEL.KGDET
     if kgdet.NUM_STAGES < 1:
@@ -90,8 +97,23 @@ def _head_problems(cfg: CfgNode):
     for key in ("POINTS_GRADIENT", "MOMENT_GRADIENT", "SCORE_THRESH_TEST", "NMS_THRESH_TEST"):
         if not 0 <= kgdet[key] <= 1:
             yield f"MODEL.KGDET.{key}: expected 0..1, got {kgdet[key]}"
+    yield from _sparse_problems(cfg)
     yield from _group_problems("MODEL.KGDET.CONV_DIM", kgdet.CONV_DIM, kgdet.NORM)
     yield from _group_problems("MODEL.FPN.OUT_CHANNELS", cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM)
+
+
+def _sparse_problems(cfg: CfgNode):
+    kgdet = cfg.MODEL.KGDET
+    if kgdet.SPARSE_CELLS < 0:
+        yield f"MODEL.KGDET.SPARSE_CELLS: expected at least 0, got {kgdet.SPARSE_CELLS}"
+    obstacles = {
+        "RepPoints, whose first stage has no scores to choose by": cfg.MODEL.META_ARCHITECTURE == "RepPoints",
+        "one stage, there being no later ones": kgdet.NUM_STAGES == 1,
+        "FLIP_FUSION, whose two passes would choose different cells": kgdet.FLIP_FUSION.ENABLED,
+    }
+    for obstacle, is_there in obstacles.items():
+        if kgdet.SPARSE_CELLS and is_there:
+            yield f"MODEL.KGDET.SPARSE_CELLS: expected 0 with {obstacle}, got {kgdet.SPARSE_CELLS}"
 
 
 def _group_problems(key: str, channels: int, *norms: str):

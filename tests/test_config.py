@@ -10,6 +10,7 @@ from kgdet_d2.schema import FLD
 
 R50 = "configs/kgdet_R50.yaml"
 EXPERIMENTS = sorted(path for path in Path("configs").rglob("*.yaml") if not path.name.startswith("Base-"))
+SPARSE = ["MODEL.KGDET.SPARSE_CELLS", "100"]
 CROP = ["INPUT.CROP.ENABLED", "True"]
 # Rows of the paper's tables: columns, stages, depth, levels, flip, millions of trainable parameters. These
 # are Table 1's with three columns and stages, and else worked out layer by layer from the released system's.
@@ -126,6 +127,12 @@ def test_R101_is_the_released_system_but_for_its_backbone():
         (["MODEL.KGDET.NUM_POSITIVES", "0"], "NUM_POSITIVES: expected at least 1, got 0"),
         (["MODEL.KGDET.POINTS_GRADIENT", "1.5"], "POINTS_GRADIENT: expected 0..1, got 1.5"),
         (["MODEL.KGDET.SCORE_THRESH_TEST", "-1.0"], "SCORE_THRESH_TEST: expected 0..1, got -1"),
+        (["MODEL.KGDET.SPARSE_CELLS", "-1"], "SPARSE_CELLS: expected at least 0, got -1"),
+        ([*SPARSE, "MODEL.KGDET.NUM_STAGES", "1"], "SPARSE_CELLS: expected 0 with one stage, .* got 100"),
+        (
+            [*SPARSE, "MODEL.KGDET.FLIP_FUSION.ENABLED", "True"],
+            "SPARSE_CELLS: expected 0 with FLIP_FUSION, .* got 100",
+        ),
         (
             ["MODEL.KGDET.CONV_DIM", "40"],
             "CONV_DIM: expected a multiple of GroupNorm's 32 groups, got 40",
@@ -143,6 +150,10 @@ def test_R101_is_the_released_system_but_for_its_backbone():
         ),
         (["SOLVER.MAX_ITER", "1000"], r"SOLVER.STEPS: expected steps below SOLVER.MAX_ITER = 1000"),
         (["MODEL.KGDET.NUM_STAGES"], "kgdet_R50"),
+        (
+            ["MODEL.INFERENCE.PRECISION", "half"],
+            "INFERENCE.PRECISION: expected 'float32' or 'bfloat16' or 'float16', got 'half'",
+        ),
         (["INPUT.SCALE_JITTER", "(2.0, 0.1)"], r"SCALE_JITTER: expected .* rising .* got \(2.0, 0.1\)"),
         (["INPUT.SCALE_JITTER", "(0.5,)"], r"SCALE_JITTER: expected \(\) or two"),
         (["INPUT.COLOR.CONTRAST", "1.5"], r"COLOR.CONTRAST: expected 0..1, got 1.5"),
@@ -184,6 +195,7 @@ def test_contradictions_are_refused(opts, message):
         ("reppoints", ["MODEL.KGDET.LOSS.STAGE_WEIGHTS", "[1.0]"], "STAGE_WEIGHTS: expected .* = 2 numbers"),
         ("reppoints", ["MODEL.KGDET.AGGREGATION", "selection"], "AGGREGATION: expected 'encoding'"),
         ("reppoints", ["MODEL.KGDET.FLIP_FUSION.ENABLED", "True"], "FLIP_FUSION.ENABLED: expected False"),
+        ("reppoints", SPARSE, "SPARSE_CELLS: expected 0 with RepPoints, .* got 100"),
         ("reppoints", ["MODEL.KGDET.COLUMNS", "[10]"], r"COLUMNS: expected some of .* got \[10\]"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -50,7 +50,7 @@ class OneSkirt:
     """In the place of DefaultPredictor."""
 
     def __init__(self, cfg):
-        pass
+        self.model = torch.nn.Linear(1, 1).eval()
 
     def __call__(self, photo):
         instances = Instances(photo.shape[:2])

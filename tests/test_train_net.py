@@ -94,7 +94,9 @@ def test_resume_goes_on_where_it_stopped(trained, datasets_root):
 
 def test_eval_only(trained, datasets_root, tmp_path):
     weights = str(trained.output / "model_final.pth")
-    done = train_net("--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path), root=datasets_root)
+    fast = ["MODEL.INFERENCE.FUSE_BN", "True", "MODEL.INFERENCE.PRECISION", "bfloat16"]
+    opts = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path), *fast]
+    done = train_net("--eval-only", *opts, root=datasets_root)
     assert done.returncode == 0, done.stderr
     assert "box AP50" in done.stdout and "Starting training" not in done.stdout
 

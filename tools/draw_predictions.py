@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from kgdet_d2.config import check_weights, load_config
 from kgdet_d2.files import whole_file
+from kgdet_d2.modeling import for_inference
 from kgdet_d2.visualizer import FashionVisualizer
 
 PAGE_COLUMNS = 4
@@ -63,6 +64,7 @@ def draw_dataset(
         raise ValueError(f"dataset {dataset!r}: no photos among the first {max_images} to draw")
     metadata = MetadataCatalog.get(dataset)
     predictor = DefaultPredictor(cfg)
+    predictor.model = for_inference(predictor.model, cfg)
     cells = []
     for record in tqdm(records, desc=f"drawing {dataset}", unit="photo"):
         figure = draw_photo(record, predictor, metadata, score_threshold)

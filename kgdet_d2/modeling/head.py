@@ -118,4 +118,6 @@ class KGDetHead(PointHead):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
-        return {**super().from_config(cfg, input_shape), "aggregation": cfg.MODEL.KGDET.AGGREGATION}
+        kgdet = cfg.MODEL.KGDET
+        own = {"aggregation": kgdet.AGGREGATION, "sparse_cells": kgdet.SPARSE_CELLS}
+        return {**super().from_config(cfg, input_shape), **own}

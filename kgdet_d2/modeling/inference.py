@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kgdet_d2.geometry.numerics import full_precision
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points
-from kgdet_d2.modeling.point_head import PendingStage, StageOutput
+from kgdet_d2.modeling.stage_output import PendingStage, StageOutput
 
 
 class KGDetPostprocessor:

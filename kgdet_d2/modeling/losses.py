@@ -17,7 +17,7 @@ from torch import Tensor
 from kgdet_d2.geometry.numerics import full_precision
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points
 from kgdet_d2.modeling.assigner import IGNORED, assign_cells
-from kgdet_d2.modeling.point_head import StageOutput
+from kgdet_d2.modeling.stage_output import StageOutput
 
 KEYPOINT_WEIGHTINGS = ("per_garment", "per_landmark")
 

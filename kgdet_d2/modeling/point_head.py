@@ -1,12 +1,11 @@
 """What the heads of KGDet and RepPoints share: towers, a cascade of stages that place points, boxes of them.
 
-N images, H x W cells of a level, C classes, K landmarks of all classes, P points that boxes are made of.
+N images, H x W cells of a level, L cells of all levels, C classes, K landmarks of all classes, P points that
+boxes are made of.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable
 
 import torch
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
@@ -17,74 +16,7 @@ from kgdet_d2.geometry.numerics import full_precision, scale_gradient
 from kgdet_d2.geometry.points import split_points
 from kgdet_d2.modeling.aggregation import SamplingPoints, pick
 from kgdet_d2.modeling.deform_conv import DeformConv
-
-
-@dataclass
-class StageOutput:
-    """What one stage says, a tensor per level in each field. Offsets are relative to the cell, in strides.
-
-    Attributes:
-        logits: (N, C, H, W), before the sigmoid; None where the stage does not classify.
-        keypoints: (N, 2K, H, W) offsets, y first; None where the head places no landmarks.
-        points: (N, 2P, H, W) offsets of the (informative) points, y first.
-        boxes: (N, 4, H, W) x1, y1, x2, y2, the moments of the points.
-        visibility: (N, K, H, W) of each landmark, before the sigmoid; only with keypoint selection.
-    """
-
-    logits: list[Tensor] | None
-    keypoints: list[Tensor] | None
-    points: list[Tensor]
-    boxes: list[Tensor]
-    visibility: list[Tensor] | None = None
-
-    def at(self, images: Tensor, cells: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Boxes (n, 4) and keypoints (n, 2K), as far as there are any, at chosen cells.
-
-        Args:
-            images, cells: (n,) each; cells are counted through all levels.
-        """
-        keypoints = self.keypoints or [None] * len(self.boxes)
-        readers = [partial(_read_maps, *level) for level in zip(self.boxes, keypoints, strict=True)]
-        return _read_levels(readers, [level.shape[-2:] for level in self.boxes], images, cells)
-
-
-# Images, rows and columns (n,) of one level's cells -> boxes (n, 4), keypoints (n, 2K) or None.
-CellReader = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
-
-
-class PendingStage:
-    """A stage that has told its classes; the rest is worked out by :meth:`at` where it is asked for.
-
-    Attributes:
-        logits: (N, C, H, W) of each level, as in :class:`StageOutput`.
-    """
-
-    def __init__(self, logits: list[Tensor], readers: list[CellReader]):
-        self.logits = logits
-        self._readers = readers
-
-    def at(self, images: Tensor, cells: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`StageOutput.at`."""
-        return _read_levels(self._readers, [level.shape[-2:] for level in self.logits], images, cells)
-
-
-def _read_maps(boxes: Tensor, keypoints: Tensor | None, *cells: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A :data:`CellReader` of maps that are there."""
-    return pick(boxes, cells).flatten(1), None if keypoints is None else pick(keypoints, cells).flatten(1)
-
-
-def _read_levels(
-    readers: list[CellReader], sizes: list[torch.Size], images: Tensor, cells: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """What each level's reader says of its own ones of the cells, in the order of the cells."""
-    start, chosen, parts = 0, [], []
-    for reader, (height, width) in zip(readers, sizes, strict=True):
-        chosen.append(((cells >= start) & (cells < start + height * width)).nonzero().flatten())
-        own = cells[chosen[-1]] - start
-        parts.append(reader(images[chosen[-1]], own // width, own % width))
-        start += height * width
-    order = torch.cat(chosen).argsort()
-    return tuple(None if part[0] is None else torch.cat(part)[order] for part in zip(*parts, strict=True))
+from kgdet_d2.modeling.stage_output import CellReader, Cells, PendingStage, StageOutput, as_maps
 
 
 class Stage(nn.Module):
@@ -141,6 +73,7 @@ class PointHead(nn.Module):
         prior_prob: float,
         points_gradient: float,
         moment_gradient: float,
+        sparse_cells: int = 0,
     ):
         """
         Args:
@@ -154,10 +87,13 @@ class PointHead(nn.Module):
             prior_prob: what ``score_layers`` say at every cell before training.
             points_gradient: share of the gradient that flows from an aggregation back into its points.
             moment_gradient: the same for the moment transform's two scales.
+            sparse_cells: cells of an image at which :meth:`last_stage` computes stages after the first; 0 for
+                all. It needs a first stage that classifies.
         """
         super().__init__()
         self.points_gradient = points_gradient
         self.moment_gradient = moment_gradient
+        self.sparse_cells = sparse_cells
         self.num_keypoints = num_keypoints
         self.num_points = num_points
         self.cls_tower = _tower(in_channels, channels, num_convs, norm)
@@ -203,9 +139,19 @@ class PointHead(nn.Module):
             for levels in zip(*per_level, strict=True)
         ]
 
-    def last_stage(self, features: list[Tensor]) -> PendingStage:
-        """What inference wants of :meth:`forward`: the last stage, with the classes alone of all cells."""
-        return PendingStage(*map(list, zip(*map(self._pending_level, features), strict=True)))
+    def last_stage(self, features: list[Tensor], inside: Tensor | None = None) -> PendingStage:
+        """What inference wants of :meth:`forward`: the last stage, with the classes alone of all cells.
+
+        With ``sparse_cells`` later stages are computed at so many cells of each image, those that the first
+        stage scores best, of all levels together. There they say the same.
+
+        Args:
+            inside: (N, L) bool, the cells that come first whatever their scores; None for all alike.
+        """
+        cls_features = [self.cls_tower(level) for level in features]
+        cells = self._best_cells(cls_features, inside) if self.sparse_cells else [None] * len(features)
+        levels = map(self._pending_level, features, cls_features, cells)
+        return PendingStage(*map(list, zip(*levels, strict=True)))
 
     def _forward_level(self, features: Tensor) -> list[tuple[Tensor | None, ...]]:
         """Of each stage the fields of :class:`StageOutput`, on one level."""
@@ -222,13 +168,31 @@ class PointHead(nn.Module):
             outputs.append((logits, told, points, self._boxes(points), visibility))
         return outputs
 
-    def _pending_level(self, features: Tensor) -> tuple[Tensor, CellReader]:
-        """Of the last stage the logits, and what works out the rest, on one level."""
+    def _best_cells(self, cls_features: list[Tensor], inside: Tensor | None) -> list[Cells]:
+        """Each level's share of the ``sparse_cells`` that the first stage scores best in each image."""
+        levels = [
+            self.stages[0].classify(level, SamplingPoints(self._nowhere(level)[1])).amax(dim=1)
+            for level in cls_features
+        ]
+        scores = torch.cat([level.flatten(1) for level in levels], dim=1)
+        if inside is not None:
+            scores = scores.masked_fill(~inside, -torch.inf)
+        best = scores.topk(min(self.sparse_cells, scores.shape[1])).indices
+        chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, True)
+        chosen = chosen.split([level[0].numel() for level in levels], dim=1)
+        return [own.view_as(level).nonzero(as_tuple=True) for own, level in zip(chosen, levels, strict=True)]
+
+    def _pending_level(
+        self, features: Tensor, cls_features: Tensor, cells: Cells | None
+    ) -> tuple[Tensor, CellReader]:
+        """Of the last stage the logits, and what works out the rest; of a level, at these cells or at all."""
         *stages, last = self.stages
         keypoint_features = self.keypoint_tower(features)
         keypoints, points = self._nowhere(features)
         for stage in stages:
-            keypoints, points, _ = stage.place(keypoint_features, SamplingPoints(points), keypoints, points)
+            looks = SamplingPoints(points, cells)
+            told, placed, _ = stage.place(keypoint_features, looks, looks.of(keypoints), looks.of(points))
+            keypoints, points = (as_maps(values, cells, features) for values in (told, placed))
 
         def reader(*cells: Tensor) -> tuple[Tensor, Tensor | None]:
             before = [pick(maps, cells) for maps in (keypoints, points)]
@@ -237,7 +201,8 @@ class PointHead(nn.Module):
             told, placed, _ = last.place(keypoint_features, SamplingPoints(points, cells), *before)
             return self._boxes(placed).flatten(1), told.flatten(1) if self.num_keypoints else None
 
-        return last.classify(self.cls_tower(features), SamplingPoints(points)), reader
+        logits = last.classify(cls_features, SamplingPoints(points, cells))
+        return as_maps(logits, cells, features, elsewhere=-torch.inf), reader
 
     def _nowhere(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Keypoints and points before the first stage: on the cell."""

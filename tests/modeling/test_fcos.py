@@ -6,7 +6,6 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
 
 from kgdet_d2.modeling.meta_arch import FCOS
 from tests.modeling.box_detectors import (
@@ -58,19 +57,6 @@ def test_every_parameter_learns():
 
 def test_channels_last_changes_nothing():
     check_channels_last_changes_nothing(make_model(CONFIG))
-
-
-def test_losses_that_are_not_finite_name_the_photos():
-    model = make_model(CONFIG)
-    model.head.ctrness.bias.data[0] = torch.nan
-    inputs = [each | {"file_name": "a.jpg"} for each in photos([(96, 96, [[5, 5, 60, 60]])] * 2)]
-    with (
-        EventStorage(),
-        pytest.raises(
-            FloatingPointError, match=r"'loss_fcos_ctr': nan\}, for the photos \['a.jpg', 'a.jpg'\]"
-        ),
-    ):
-        model(inputs)
 
 
 def labels_by_loops(sizes, boxes, classes, radius):

@@ -14,7 +14,7 @@ from kgdet_d2.modeling.flip_fusion import (
     mirror_features,
     mirror_images,
 )
-from kgdet_d2.modeling.point_head import StageOutput
+from kgdet_d2.modeling.stage_output import StageOutput
 from kgdet_d2.schema import DEEPFASHION2, FLD
 
 KEY = "MODEL.KGDET.FLIP_FUSION"

@@ -1,7 +1,9 @@
+from collections import Counter
+
 import pytest
 import torch
 
-from kgdet_d2.modeling.aggregation import select_keypoints
+from kgdet_d2.modeling.aggregation import PointAggregation, select_keypoints
 from kgdet_d2.modeling.head import KGDetHead
 
 
@@ -117,3 +119,76 @@ def test_moment_scale_learns_at_its_share():
         return head.moment_scale.grad
 
     torch.testing.assert_close(gradient(0.01), gradient(1.0) * 0.01)
+
+
+SIZES = [(4, 5), (2, 3), (1, 1)]
+ALL = sum(height * width for height, width in SIZES)
+
+
+def sparse_case(number, **changes):
+    """A head with points far from their cells, features of two images, and each one's best cells."""
+    head = make_head(sparse_cells=number, **changes)
+    for parameter in head.stages.parameters():
+        torch.nn.init.normal_(parameter, std=0.1 if parameter.dim() > 1 else 1.0)
+    features = [torch.randn(2, 32, *size) for size in SIZES]
+    scores = torch.cat([level.amax(dim=1).flatten(1) for level in head(features)[0].logits], dim=1)
+    best = [row.argsort(descending=True)[:number] for row in scores]
+    images = torch.arange(2).repeat_interleave(len(best[0]))
+    return head, features, (images, torch.cat(best))
+
+
+def flat(logits):
+    """(N, C, H, W) of each level -> (N, L, C)."""
+    return torch.cat([level.flatten(2) for level in logits], dim=2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("changes", [{}, SELECTION, {"num_stages": 2}], ids=["encoding", "selection", "two"])
+@pytest.mark.parametrize("number", [1, 6, ALL, ALL + 100])
+@torch.no_grad()
+def test_at_its_chosen_cells_a_sparse_head_says_what_a_dense_one_does(number, changes):
+    head, features, cells = sparse_case(number, **changes)
+    dense, sparse = head(features)[-1], head.last_stage(features)
+    logits = flat(sparse.logits)
+    torch.testing.assert_close(logits[cells], flat(dense.logits)[cells])
+    assert logits.isfinite().all(dim=-1).sum() == len(cells[0]) == 2 * min(number, ALL)
+    assert (logits == -torch.inf).sum() + logits.isfinite().sum() == logits.numel()
+    for ours, expected in zip(sparse.at(*cells), dense.at(*cells), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@torch.no_grad()
+def test_nothing_but_stage_1_s_features_is_computed_at_cells_that_are_not_chosen():
+    head, features, cells = sparse_case(6)
+    computed = Counter()
+    for name, module in head.stages.named_modules():
+        if isinstance(module, PointAggregation) or type(module) is torch.nn.Conv2d:
+            module.register_forward_hook(
+                lambda module, inputs, output, name=name: computed.update({name: output[:, 0].numel()})
+            )
+    head.last_stage(features).at(*cells)
+    dense = {
+        "0.cls_aggregation.conv": 2 * ALL,
+        "0.keypoint_aggregation.conv": 2 * ALL,
+        "0.cls_score": 2 * ALL,
+    }
+    sparse = ["0.keypoint_offsets", "1.keypoint_aggregation", "1.keypoint_offsets"]
+    sparse += ["2.cls_aggregation", "2.cls_score", "2.keypoint_aggregation", "2.keypoint_offsets"]
+    assert computed == dense | dict.fromkeys(sparse, 2 * 6)
+
+
+@torch.no_grad()
+def test_cells_inside_are_chosen_before_any_others():
+    head, features, (images, cells) = sparse_case(4)
+    inside = torch.ones(2, ALL, dtype=torch.bool)
+    inside[images, cells] = False  # the best ones
+    inside[1, 3:] = False  # too few are left
+    finite = flat(head.last_stage(features, inside).logits).isfinite().all(dim=-1)
+    assert finite.sum(dim=1).tolist() == [4, 4]
+    assert not (finite & ~inside)[0].any() and finite[1][inside[1]].all()
+
+
+@torch.no_grad()
+def test_features_that_are_nan_choose_cells_without_an_error():
+    head, features, _ = sparse_case(3)
+    stage = head.last_stage([torch.full_like(level, torch.nan) for level in features])
+    assert not flat(stage.logits).isfinite().any()

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -7,7 +8,7 @@ from detectron2.modeling import build_model
 from kgdet_d2.config import load_config
 from kgdet_d2.geometry.points import make_cells
 from kgdet_d2.modeling.inference import KGDetPostprocessor
-from kgdet_d2.modeling.point_head import StageOutput
+from kgdet_d2.modeling.stage_output import StageOutput
 from tests.modeling.test_kgdet import photo
 
 CLASSES, LANDMARKS, SIZES, STRIDES = 3, 2, [(4, 5), (2, 3)], [8, 16]
@@ -127,45 +128,93 @@ SYSTEMS = {
     "one stage": ("kgdet", ONE_STAGE),
     "RepPoints": ("reppoints", LEVELS_345),
     "RepPoints-Kp": ("reppoints_kp", []),
+    "all cells of KGDet chosen": ("kgdet", [*LEVELS_345, "MODEL.KGDET.SPARSE_CELLS", "100000"]),
+    "all cells of selection chosen": ("kgdet", [*SELECTION, "MODEL.KGDET.SPARSE_CELLS", "100000"]),
 }
+
+
+def noisy_model(name, opts):
+    """A model whose points lie far from their cells."""
+    torch.manual_seed(0)
+    cfg = load_config(f"configs/sample/{name}_tiny.yaml", ["MODEL.DEVICE", "cpu", *opts])
+    model = build_model(cfg).eval()
+    for parameter in model.head.stages.parameters():
+        torch.nn.init.normal_(parameter, std=0.1 if parameter.dim() > 1 else 1.0)
+    return model
+
+
+def assert_same(found, whole, given):
+    """A model's output for a photo is these instances, which are in pixels of the network's input."""
+    found = found["instances"]
+    assert found.get_fields().keys() == whole.get_fields().keys()
+    height, width = given["instances"].image_size
+    scale = torch.tensor([given["width"] / width, given["height"] / height])
+    whole.pred_boxes.scale(*scale.tolist())
+    whole.pred_boxes.clip(found.image_size)
+    whole = whole[whole.pred_boxes.nonempty()]
+    assert len(found) == len(whole) and found.pred_classes.tolist() == whole.pred_classes.tolist()
+    torch.testing.assert_close(found.scores, whole.scores)
+    torch.testing.assert_close(found.pred_boxes.tensor, whole.pred_boxes.tensor, rtol=1e-4, atol=1e-2)
+    if found.has("pred_keypoints"):
+        points = whole.pred_keypoints[..., :2] * scale
+        torch.testing.assert_close(found.pred_keypoints[..., :2], points, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 1.0])
 @pytest.mark.parametrize("system", SYSTEMS)
+@torch.no_grad()
 def test_detections_are_those_of_the_whole_head(system, share):
     """Whatever share of the scores is above the threshold, and with few cells of a level looked at."""
-    name, opts = SYSTEMS[system]
-    torch.manual_seed(0)
-    model = build_model(
-        load_config(f"configs/sample/{name}_tiny.yaml", ["MODEL.DEVICE", "cpu", *opts])
-    ).eval()
-    for parameter in model.head.stages.parameters():
-        torch.nn.init.normal_(parameter, std=0.1 if parameter.dim() > 1 else 1.0)
+    model, inputs = noisy_model(*SYSTEMS[system]), [photo(96, 64), photo(64, 160)]
+    images = model.preprocess_image(inputs)
+    features = model._features(images.tensor)
+    stages = model.head(features)
+    scores = torch.cat([level.flatten() for level in stages[-1].logits]).sigmoid()
+    threshold = scores.quantile(1 - share).item() + 1e-5 if share < 1 else -1.0
+    model.postprocessor.score_threshold = threshold
+    model.postprocessor.topk_candidates = 30
+    expected = model.forward_inference(images, features, stages)
+    for found, whole, given in zip(model(inputs), expected, inputs, strict=True):
+        assert_same(found, whole, given)
+        assert bool(len(whole)) or share == 0
+
+
+def cells_by_loops(stage, image, size, strides, number):
+    """Level, row and column of the cells with the best scores, those in the photo first."""
+    cells = []
+    for level, stride in enumerate(strides):
+        for (y, x), score in np.ndenumerate(stage.logits[level][image].amax(dim=0).numpy()):
+            outside = y * stride >= size[0] or x * stride >= size[1]
+            cells.append((outside, -score, level, y, x))
+    return [cell[2:] for cell in sorted(cells)[:number]]
+
+
+@pytest.mark.parametrize("number", [1, 7, 30, 90])
+@torch.no_grad()
+def test_at_chosen_cells_detections_are_those_of_the_whole_head(number):
+    """30 are more than the first photo itself has at two levels, 90 more than it has."""
+    levels = ["MODEL.FPN.OUT_FEATURES", "['p4', 'p5']"]
+    model = noisy_model("kgdet", [*levels, "MODEL.KGDET.SPARSE_CELLS", str(number)])
+    model.postprocessor.score_threshold = 0.0
     inputs = [photo(96, 64), photo(64, 160)]
-    with torch.no_grad():
-        images = model.preprocess_image(inputs)
-        features = model._features(images.tensor)
-        stages = model.head(features)
-        scores = torch.cat([level.flatten() for level in stages[-1].logits]).sigmoid()
-        model.postprocessor.score_threshold = scores.quantile(1 - share).item() if share < 1 else -1.0
-        model.postprocessor.topk_candidates = 30
-        expected = model.forward_inference(images, features, stages)
-        found = model(inputs)
-    for ours, whole, given in zip(found, expected, inputs, strict=True):
-        ours = ours["instances"]
-        assert ours.get_fields().keys() == whole.get_fields().keys()
-        height, width = given["instances"].image_size
-        scale = torch.tensor([given["width"] / width, given["height"] / height])
-        whole.pred_boxes.scale(*scale.tolist())
-        whole.pred_boxes.clip(ours.image_size)
-        whole = whole[whole.pred_boxes.nonempty()]
-        assert len(ours) == len(whole) and ours.pred_classes.tolist() == whole.pred_classes.tolist()
-        assert bool(len(ours)) or share == 0
-        torch.testing.assert_close(ours.scores, whole.scores)
-        torch.testing.assert_close(ours.pred_boxes.tensor, whole.pred_boxes.tensor, rtol=1e-4, atol=1e-2)
-        if ours.has("pred_keypoints"):
-            points = whole.pred_keypoints[..., :2] * scale
-            torch.testing.assert_close(ours.pred_keypoints[..., :2], points, rtol=1e-4, atol=1e-2)
+    images = model.preprocess_image(inputs)
+    features = model._features(images.tensor)
+    first, *_, last = model.head(features)
+    told, last.logits = last.logits, [torch.full_like(level, -torch.inf) for level in last.logits]
+    in_padding = 0
+    for image, size in enumerate(images.image_sizes):
+        for level, y, x in cells_by_loops(first, image, size, model.strides, number):
+            last.logits[level][image, :, y, x] = told[level][image, :, y, x]
+        anywhere = cells_by_loops(first, image, (1000, 1000), model.strides, number)
+        in_padding += sum(
+            y * model.strides[level] >= size[0] or x * model.strides[level] >= size[1]
+            for level, y, x in anywhere
+        )
+    assert in_padding or number == 1  # where scores alone would choose
+    expected = model.forward_inference(images, features, [last])
+    for found, whole, given in zip(model(inputs), expected, inputs, strict=True):
+        assert len(whole)
+        assert_same(found, whole, given)
 
 
 def test_the_head_is_asked_only_where_there_may_be_a_garment():

@@ -69,14 +69,6 @@ def test_garments_without_landmarks():
     assert losses["loss_keypoint_3"] == 0 and losses["loss_box_3"] > 0
 
 
-def test_losses_that_are_not_finite_name_the_photos():
-    model = make_model()
-    model.head.stages[1].cls_score.bias.data[3] = torch.nan
-    inputs = [photo(64, 64, [[5, 5, 60, 60]]) | {"file_name": name} for name in ("a.jpg", "b.jpg")]
-    with pytest.raises(FloatingPointError, match=r"'loss_cls_2': nan\}, for the photos \['a.jpg', 'b.jpg'\]"):
-        model(inputs)
-
-
 def test_every_parameter_learns():
     model = make_model()
     sum(model([photo(96, 96, [[5, 5, 60, 90]])]).values()).backward()

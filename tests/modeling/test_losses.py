@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances, Keypoints
 
 from kgdet_d2.geometry.points import make_cells
 from kgdet_d2.modeling.losses import KGDetCriterion
-from kgdet_d2.modeling.point_head import StageOutput
+from kgdet_d2.modeling.stage_output import StageOutput
 
 CLASSES, LANDMARKS, SIZES, STRIDES = 3, 4, [(6, 5), (3, 3)], [8, 16]
 

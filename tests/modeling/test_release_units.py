@@ -13,7 +13,7 @@ from kgdet_d2.modeling import inference
 from kgdet_d2.modeling.assigner import assign_cells
 from kgdet_d2.modeling.inference import KGDetPostprocessor
 from kgdet_d2.modeling.losses import KGDetCriterion, Targets
-from kgdet_d2.modeling.point_head import StageOutput
+from kgdet_d2.modeling.stage_output import StageOutput
 from tests.modeling.release_detections import check_detections, inclusive_nms
 from tests.modeling.release_recordings import each_source, load
 

@@ -1,10 +1,7 @@
 """Detectron2's RetinaNet on this project's backbone and configs."""
 
 import pytest
-import torch
-from detectron2.engine import SimpleTrainer
 
-from kgdet_d2.modeling.meta_arch.point_detector import check_losses
 from tests.modeling.box_detectors import (
     check_channels_last_changes_nothing,
     detect,
@@ -41,19 +38,3 @@ def test_every_parameter_learns():
 
 def test_channels_last_changes_nothing():
     check_channels_last_changes_nothing(make_model(CONFIG))
-
-
-@pytest.mark.parametrize("hook", [False, True], ids=["Detectron2's trainer", "check_losses"])
-def test_losses_that_are_not_finite_stop_the_training(hook):
-    """Before any weight has changed; by the hook the photos are named, too."""
-    model = make_model(CONFIG)
-    if hook:
-        model.register_forward_hook(check_losses)
-    model.head.cls_score.bias.data[3] = torch.nan
-    inputs = [each | {"file_name": "a.jpg"} for each in photos([(96, 96, [[5, 5, 60, 60]])] * 2)]
-    before = model.head.bbox_pred.weight.clone()
-    trainer = SimpleTrainer(model, [inputs], torch.optim.SGD(model.parameters(), lr=0.1))
-    message = r"'loss_cls': nan\}, for the photos \['a.jpg', 'a.jpg'\]" if hook else "'loss_cls': .*nan"
-    with pytest.raises(FloatingPointError, match=message):
-        trainer.train(0, 1)
-    assert torch.equal(model.head.bbox_pred.weight, before)

@@ -9,15 +9,13 @@ from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from kgdet_d2.modeling.meta_arch.point_detector import check_losses
-
 
 class FCOS(fcos.FCOS):
     """Detectron2's FCOS, for batches in which photos without garments may be, too.
 
-    Its losses are ``loss_fcos_cls``, ``loss_fcos_loc`` (GIoU) and ``loss_fcos_ctr`` (centerness); one that is
-    not finite raises FloatingPointError. A detection's score is the square root of its class's times its
-    centerness. The head is Detectron2's: unlike the paper's, it has no factor for each level's boxes.
+    Its losses are ``loss_fcos_cls``, ``loss_fcos_loc`` (GIoU) and ``loss_fcos_ctr`` (centerness). A
+    detection's score is the square root of its class's times its centerness. The head is Detectron2's: unlike
+    the paper's, it has no factor for each level's boxes.
     """
 
     @configurable
@@ -27,7 +25,6 @@ class FCOS(fcos.FCOS):
             arguments: those of Detectron2's ``FCOS``.
         """
         super().__init__(**arguments)
-        self.register_forward_hook(check_losses)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from kgdet_d2.modeling.flip_fusion import FlipFusion
 from kgdet_d2.modeling.head import KGDetHead
 from kgdet_d2.modeling.losses import KGDetCriterion
 from kgdet_d2.modeling.meta_arch.point_detector import PointDetector
-from kgdet_d2.modeling.point_head import PendingStage, StageOutput
+from kgdet_d2.modeling.stage_output import PendingStage, StageOutput
 
 
 @META_ARCH_REGISTRY.register()
@@ -64,6 +64,6 @@ class KGDet(PointDetector):
             images, features, predictions, strides=self.strides, extract=self._features, head=self.head
         )
 
-    def _predict(self, features: list[Tensor]) -> list[StageOutput] | list[PendingStage]:
+    def _predict(self, images: ImageList, features: list[Tensor]) -> list[StageOutput] | list[PendingStage]:
         # Two passes are averaged cell by cell, whichever cells they say to be garments.
-        return super()._predict(features) if self.flip_fusion is None else self.head(features)
+        return super()._predict(images, features) if self.flip_fusion is None else self.head(features)

@@ -2,18 +2,18 @@
 
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import Backbone, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from kgdet_d2.geometry.points import make_cells
 from kgdet_d2.modeling.inference import KGDetPostprocessor
 from kgdet_d2.modeling.losses import PointCriterion
-from kgdet_d2.modeling.point_head import PendingStage, PointHead, StageOutput
+from kgdet_d2.modeling.point_head import PointHead
+from kgdet_d2.modeling.stage_output import PendingStage, StageOutput
 
 
 class PointDetector(DenseDetector):
@@ -22,7 +22,6 @@ class PointDetector(DenseDetector):
     Inputs and outputs are Detectron2's: in training a dict of losses; in inference, for every image,
     ``{"instances": Instances(pred_boxes, scores, pred_classes)}`` in the original image's pixels. Where the
     head places landmarks there are ``pred_keypoints`` (n, K, 3) over the slots of all classes, too.
-    A loss that is not finite raises FloatingPointError, see :func:`check_losses`.
     """
 
     @configurable
@@ -41,7 +40,6 @@ class PointDetector(DenseDetector):
         self.postprocessor = postprocessor
         shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in self.head_in_features]
-        self.register_forward_hook(check_losses)
 
     @staticmethod
     def parts(cfg: CfgNode, head: type[PointHead], criterion: type[PointCriterion]) -> dict[str, Any]:
@@ -62,7 +60,7 @@ class PointDetector(DenseDetector):
             return super().forward(batched_inputs)
         images = self.preprocess_image(batched_inputs)
         features = self._features(images.tensor)
-        found = self.forward_inference(images, features, self._predict(features))
+        found = self.forward_inference(images, features, self._predict(images, features))
         sizes = [
             (photo.get("height", height), photo.get("width", width))
             for photo, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
@@ -76,9 +74,10 @@ class PointDetector(DenseDetector):
         features = self.backbone(images)
         return [features[name] for name in self.head_in_features]
 
-    def _predict(self, features: list[Tensor]) -> list[StageOutput] | list[PendingStage]:
+    def _predict(self, images: ImageList, features: list[Tensor]) -> list[StageOutput] | list[PendingStage]:
         """What the head says in inference; only the last counts."""
-        return [self.head.last_stage(features)]
+        inside = self._inside(images, features) if self.head.sparse_cells else None
+        return [self.head.last_stage(features, inside)]
 
     def forward_training(
         self,
@@ -103,20 +102,11 @@ class PointDetector(DenseDetector):
         """Detections of the last stage, in pixels of the network's input."""
         return self.postprocessor(predictions[-1], *self._cells(features), images.image_sizes)
 
+    def _inside(self, images: ImageList, features: list[Tensor]) -> Tensor:
+        """Which cells stand in their image, not in the batch's padding, (N, L)."""
+        cells, _ = self._cells(features)
+        sizes = cells.new_tensor([(width, height) for height, width in images.image_sizes])
+        return (cells < sizes[:, None]).all(dim=-1)
+
     def _cells(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         return make_cells([tuple(level.shape[-2:]) for level in features], self.strides, self.device)
-
-
-def check_losses(model: nn.Module, inputs: tuple[list[dict]], losses: dict[str, Tensor]) -> None:
-    """Stop a training whose losses are not finite: a forward hook for any of Detectron2's models.
-
-    Raises:
-        FloatingPointError: in training; names those losses and the photos.
-    """
-    if not model.training:
-        return
-    # All losses at once: each look at a value makes the host wait for the device.
-    if not torch.stack(list(losses.values())).isfinite().all():
-        bad = {name: loss.item() for name, loss in losses.items() if not loss.isfinite()}
-        photos = [photo.get("file_name", "(no file name)") for photo in inputs[0]]
-        raise FloatingPointError(f"losses that are not finite: {bad}, for the photos {photos}")
