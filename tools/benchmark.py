@@ -4,16 +4,21 @@ r"""Time and memory of KGDet and its peers, whole and by part, or of the aggrega
     python tools/benchmark.py
     python tools/benchmark.py --batch 1 8 --device cuda --precision float16 --channels-last --json speed.json
     git worktree add /tmp/before HEAD~1 && python tools/benchmark.py --checkout /tmp/before
+    python tools/benchmark.py configs/kgdet_R50.yaml --variant fused MODEL.INFERENCE.FUSE_BN True \
+        --variant bfloat16 MODEL.INFERENCE.PRECISION bfloat16 MODEL.INFERENCE.CHANNELS_LAST True
     python tools/benchmark.py --aggregation --threads 2 --checkout /tmp/before
 
 Weights are random and photos noise, the same for all. Each detector's threshold is set so that --candidates
 pairs of cell and class pass it. Every contestant is a process of its own; they take turns, run by run, after
 a warm-up each. --checkout lets another working tree's package take part: a change is measured against what it
-replaces.
+replaces. --variant, a name and KEY VALUE overrides, is one more contestant for each config: the same model as
+kgdet_d2.modeling.for_inference makes it of MODEL.INFERENCE, in inference alone. "/ plain" is its ratio to the
+config as it stands.
 
 Parts: "preprocess", "backbone" (bottom-up), "neck", "head", "postprocess", in training "loss", "backward" and
-"optimiser", and the "rest". What a head is asked for only once detections are known counts as "postprocess".
-On CUDA all is timed by events. "backbone alone" is run by itself, in training there and back.
+"optimiser", and the "rest". What a head is asked for only once detections are known counts as "postprocess",
+a compiled neck as "backbone". On CUDA all is timed by events. "backbone alone" is run by itself, in training
+there and back.
 
 Memory is what a run needs beyond what was there before it: of CUDA's allocator, or of the process' resident
 memory.
@@ -33,18 +38,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
 import torch
-import torchvision
 from tabulate import tabulate
 
 from kgdet_d2.files import whole_file
+from provenance import ROOT, commit, hardware, versions
+from taking_turns import quartiles
 
-ROOT = Path(__file__).resolve().parents[1]
 WORKER = Path(__file__).with_name("benchmark_worker.py")
 NAMES = ("kgdet_R50", "retinanet_R50", "fcos_R50", "reppoints_R50", "reppoints_kp_R50")
 MODES = ("inference", "training")
-BACKBONE, TORCHVISION, HERE = "backbone alone", "torchvision", "here"
+BACKBONE, TORCHVISION, HERE, PLAIN = "backbone alone", "torchvision", "here", "plain"
 RETINANET = "retinanet"
 PRECISIONS = ("float32", "bfloat16", "float16")
 SIZE, CELLS = [800, 1333], [25, 42]
@@ -63,6 +67,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkout", type=Path, action="append", default=[], metavar="PATH", help="another working tree"
     )
+    parser.add_argument(
+        "--variant",
+        dest="variants",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("NAME", "KEY VALUE"),
+        help="give it several times",
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="default: both")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="default: 1")
     parser.add_argument(
@@ -80,6 +93,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="changes to the configs")
     args = parser.parse_args(arguments)
     args.size = args.size or (CELLS if args.aggregation else SIZE)
+    if args.variants and (args.aggregation or "inference" not in args.modes):
+        parser.error("--variant is of a detector's inference")
     return args
 
 
@@ -94,6 +109,7 @@ class Contestant:
             request: what the worker builds it from.
         """
         self.name = name
+        self.variant = request.get("variant", "")
         self.checkout = checkout
         path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
         environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(request["threads"])}
@@ -137,19 +153,25 @@ def contestants(args: argparse.Namespace, batch: int) -> Iterator[Contestant]:
         for tree in trees:
             yield Contestant("aggregation", tree, request | {"torchvision": False})
         return
-    request = shared | {"subject": "detector", "photos": batch, "opts": args.opts}
+    request = shared | {"subject": "detector", "photos": batch}
     request |= {"channels_last": args.channels_last, "candidates": args.candidates}
     for config in args.configs:
         for tree in trees:
             if tree == ROOT or (tree / "configs" / Path(config).name).is_file():
-                yield Contestant(Path(config).stem, tree, request | {"config": config})
+                for variant, *overrides in [("",), *args.variants]:
+                    own = {"config": config, "variant": variant, "opts": args.opts + overrides}
+                    yield Contestant(Path(config).stem, tree, request | own)
 
 
 def measure(args: argparse.Namespace, batch: int) -> list[dict]:
     """A row for each contestant and mode, at one size of the batch."""
     with ExitStack() as stack:
         started = [stack.enter_context(one) for one in contestants(args, batch)]
-        runs = [(one, one.name, mode, mode) for one in started for mode in args.modes]
+        runs = [
+            (one, one.name, mode, mode)
+            for one in started
+            for mode in (["inference"] if one.variant else args.modes)
+        ]
         if not args.aggregation:
             runs += [(started[0], BACKBONE, mode, f"backbone_{mode}") for mode in args.modes]
         answers = defaultdict(list)
@@ -158,18 +180,18 @@ def measure(args: argparse.Namespace, batch: int) -> list[dict]:
                 request = {"mode": method, "batch": batch, "memory": repetition == 0}
                 answers[index].append(one.ask(request))
         return [
-            row(name, one.checkout, mode, batch, answers[index])
-            for index, (one, name, mode, _) in enumerate(runs)
+            row(name, one, mode, batch, answers[index]) for index, (one, name, mode, _) in enumerate(runs)
         ]
 
 
-def row(name: str, checkout: Path, mode: str, batch: int, answers: list[dict]) -> dict:
+def row(name: str, contestant: Contestant, mode: str, batch: int, answers: list[dict]) -> dict:
     """The figures of one contestant: the first answer is the warm-up, which tells the memory."""
     warm_up, *timed = answers
-    ms = {part: spread([answer["ms"].get(part, 0.0) for answer in timed]) for part in timed[0]["ms"]}
+    ms = {part: quartiles([answer["ms"].get(part, 0.0) for answer in timed]) for part in timed[0]["ms"]}
     return {
         "name": name,
-        "checkout": HERE if checkout == ROOT else str(checkout),
+        "variant": contestant.variant,
+        "checkout": HERE if contestant.checkout == ROOT else str(contestant.checkout),
         "mode": mode,
         "batch": batch,
         "ms": ms.pop("all"),
@@ -179,20 +201,22 @@ def row(name: str, checkout: Path, mode: str, batch: int, answers: list[dict]) -
     }
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    lower, median, upper = np.percentile(values, [25, 50, 75])
-    return {"median": median, "lower": lower, "upper": upper}
-
-
 def add_ratios(rows: list[dict]) -> None:
-    """Give each row its ratios of medians to RetinaNet and to the backbone alone, or to torchvision."""
+    """Give each row its ratios of medians to RetinaNet and to the backbone alone, or to torchvision.
+
+    A variant has one to the plain config, too.
+    """
     for row in rows:
         row["ratios"] = {}
         for other in rows:
+            if other["variant"] or any(row[key] != other[key] for key in ("mode", "batch")):
+                continue
+            ratio = row["ms"]["median"] / other["ms"]["median"]
             reference = other["name"] in (BACKBONE, TORCHVISION) or other["name"].startswith(RETINANET)
-            same = all(row[key] == other[key] for key in ("mode", "batch")) and other["checkout"] == HERE
-            if reference and same:
-                row["ratios"][other["name"]] = row["ms"]["median"] / other["ms"]["median"]
+            if reference and other["checkout"] == HERE:
+                row["ratios"][other["name"]] = ratio
+            if row["variant"] and all(row[key] == other[key] for key in ("name", "checkout")):
+                row["ratios"][PLAIN] = ratio
 
 
 def table(rows: list[dict], mode: str, batch: int) -> str:
@@ -208,7 +232,7 @@ def table(rows: list[dict], mode: str, batch: int) -> str:
         ms, ratios = row["ms"], row["ratios"]
         cells.append(
             [
-                row["name"],
+                ", ".join(filter(None, (row["name"], row["variant"]))),
                 row["checkout"],
                 f"{ms['median']:.1f}",
                 f"{ms['lower']:.1f} - {ms['upper']:.1f}",
@@ -233,9 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(table(rows, mode, batch), end="\n\n")
         if args.json:
             settings = {name: value for name, value in vars(args).items() if name not in ("json", "checkout")}
-            device = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
-            versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-            report = {"settings": settings, "hardware": device, "versions": versions, "results": rows}
+            report = {"settings": settings, "hardware": hardware(args.device), "commit": commit()}
+            report |= {"versions": versions(), "results": rows}
             with whole_file(args.json) as file:
                 file.write(json.dumps(report, indent=2).encode() + b"\n")
     except (OSError, RuntimeError, ValueError) as error:

@@ -3,13 +3,10 @@
 Requests and answers are lines of JSON on standard input and output. PYTHONPATH names the package's tree.
 """
 
-import ctypes
 import json
 import math
 import os
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -26,53 +23,11 @@ import kgdet_d2
 from kgdet_d2.config import load_config
 from kgdet_d2.modeling import aggregation
 from kgdet_d2.solver import build_optimizer
+from measuring import Clock, peak_megabytes
 
-MEGABYTE = 2**20
 GARMENTS = 2  # of each made-up photo
 LANDMARKS = 25  # labelled of each garment
-WHOLE, REST = "all", "rest"
-
-
-class Clock:
-    """Times named spans, of which one may lie in another; by events where the device is CUDA."""
-
-    def __init__(self, device: torch.device):
-        self._cuda = device.type == "cuda"
-        self._spans: list[tuple[str, int, object, object]] = []  # name, depth, begin, end
-        self._depth = 0
-
-    def _now(self):
-        if not self._cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def span(self, name: str, function: Callable) -> Callable:
-        """The function, timed."""
-
-        def timed(*args, **kwargs):
-            begin, depth = self._now(), self._depth
-            self._depth += 1
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._depth = depth
-                self._spans.append((name, depth, begin, self._now()))
-
-        return timed
-
-    def read(self) -> dict[str, float]:
-        """Milliseconds of the outermost span as "all", and of each by itself, without what lies in it."""
-        if self._cuda:
-            torch.cuda.synchronize()
-        times, inner = Counter(), Counter()
-        for name, depth, begin, end in self._spans:  # inner spans end, and stand, before outer ones
-            duration = begin.elapsed_time(end) if self._cuda else 1e3 * (end - begin)
-            times[name] += duration - inner.pop(depth + 1, 0.0)
-            inner[depth] += duration
-        self._spans.clear()
-        return {WHOLE: inner[0], **times}
+REST = "rest"
 
 
 class Detector:
@@ -87,7 +42,6 @@ class Detector:
         _tame(self.model)
         if request["channels_last"]:
             self.model.to(memory_format=torch.channels_last)
-        self.optimizer = build_optimizer(cfg, self.model)
         self.photos = [
             _photo(index, *request["size"], cfg.MODEL.KGDET.NUM_KEYPOINTS)
             for index in range(request["photos"])
@@ -95,7 +49,14 @@ class Detector:
         self.autocast = _autocast(request)
         self._let_through(request["candidates"])
         self.clock = Clock(self.device)
-        self._split()
+        if request["variant"]:
+            from kgdet_d2.modeling import for_inference  # earlier builds have none
+
+            self.model = for_inference(self.model, cfg)
+            self._split(compiled=cfg.MODEL.INFERENCE.COMPILE)
+        else:
+            self.optimizer = build_optimizer(cfg, self.model)
+            self._split(compiled=False)
 
     def _let_through(self, candidates: int) -> None:
         """Set the threshold so that so many pairs of cell and class of the first photo pass it."""
@@ -118,13 +79,15 @@ class Detector:
         else:
             self.model.test_score_thresh = threshold
 
-    def _split(self) -> None:
+    def _split(self, compiled: bool) -> None:
+        """What is compiled, backbone and neck together, cannot be split."""
         model, backbone = self.model, self.model.backbone
-        self.bare_backbone = getattr(backbone, "bottom_up", backbone).forward
+        bottom_up = getattr(backbone, "bottom_up", backbone)
+        self.bare_backbone = bottom_up.forward
         parts = [
             ("preprocess", model, "preprocess_image"),
-            ("neck", backbone, "forward"),
-            ("backbone", getattr(backbone, "bottom_up", backbone), "forward"),
+            *([] if compiled else [("neck", backbone, "forward")]),
+            ("backbone", backbone if compiled else bottom_up, "forward"),
             ("head", model.head, "forward"),
             ("head", model.head, "last_stage"),
             ("loss", model, "forward_training"),
@@ -253,30 +216,6 @@ def _by_torchvision(branch: nn.Module, features: Tensor, points: Tensor) -> Tens
         ],
         dim=1,
     ).relu()
-
-
-def peak_megabytes(device: torch.device, function: Callable) -> tuple[float | None, dict]:
-    """By how much the memory grows at most while the function runs, and what it gives.
-
-    On CUDA the allocator's; on Linux' CPU the resident memory of the process; elsewhere None.
-    """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before, result = torch.cuda.memory_allocated(), function()
-        return (torch.cuda.max_memory_allocated() - before) / MEGABYTE, result
-    if not sys.platform.startswith("linux"):
-        return None, function()
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier runs left would hide this one's growth
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak begins anew
-    before, result = _resident("VmRSS"), function()
-    return _resident("VmHWM") - before, result
-
-
-def _resident(field: str) -> float:
-    with open("/proc/self/status") as file:
-        (line,) = (line for line in file if line.startswith(field))
-    return int(line.split()[1]) / 1024  # from kilobytes
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pycocotools")
+PACKAGES = ("torchvision", "detectron2", "numpy", "pycocotools")
 
 
 def commit() -> str:
@@ -29,7 +29,8 @@ def commit() -> str:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that results depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    own = {"python": platform.python_version(), "torch": torch.__version__}  # this names the CUDA build, too
+    return own | {name: version(name) for name in PACKAGES}
 
 
 def hardware(device: str) -> str:
