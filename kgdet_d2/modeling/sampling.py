@@ -1,11 +1,11 @@
 """Feature maps read between their cells, and matrix products of what is read: deformable convolution on CPU.
 
 N images, C and D channels in and out, H x W cells, R = N H W rows of the map as a table, P taps, L = M H' W'
-places that read the map at P positions each.
+places that read the map at P positions each, T of them at once.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,10 @@ from torch.autograd.function import once_differentiable
 
 from kgdet_d2.geometry.numerics import full_precision
 
+# So many numbers are read before they are multiplied: enough for a product to run at the processor's full
+# rate, few enough for them to stay in its cache.
+_AT_ONCE = 2**21
+
 
 class Corners:
     """The four cells around each position, and their weights. Outside the map the features are zero.
@@ -21,9 +25,8 @@ class Corners:
     Worked out once for everything that reads at these positions, whatever it reads.
 
     Attributes:
-        rows: (P, L, 4) of the table.
-        weights: (P, L, 4) in the positions' precision, differentiable in the positions.
-        num_rows: R.
+        rows: (L, P, 4) of the table.
+        weights: (L, P, 4) in the positions' precision, differentiable in the positions.
     """
 
     def __init__(self, x: Tensor, y: Tensor, images: Tensor, shape: Sequence[int]):
@@ -34,36 +37,43 @@ class Corners:
             shape: (N, C, H, W) of the map.
         """
         num, _, height, width = shape
-        self.num_rows = num * height * width
+        self._num_rows = num * height * width
         self._places = x[:, 0].shape
-        images = images[:, None, None].expand(self._places).flatten()
-        x, y = x.transpose(0, 1).flatten(1), y.transpose(0, 1).flatten(1)
-        left, top = x.detach().floor(), y.detach().floor()
-        rows, weights = [], []
-        for corner_y, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
-            for corner_x, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
-                inside = (corner_x >= 0) & (corner_x < width) & (corner_y >= 0) & (corner_y < height)
-                # Clamped as integers: a position that is not finite must not become a row out of range.
-                column, row = corner_x.long().clamp(0, width - 1), corner_y.long().clamp(0, height - 1)
-                rows.append((images * height + row) * width + column)
-                weights.append(weight_y * weight_x * inside)
-        self.rows, self.weights = torch.stack(rows, dim=-1), torch.stack(weights, dim=-1)
+        self._readers = {}
+        images = images[:, None, None].expand(self._places).reshape(-1, 1, 1)
+        x, y = (positions.permute(0, 2, 3, 1).flatten(0, 2).contiguous() for positions in (x, y))
+        (columns, x_weights), (rows, y_weights) = _both_sides(x, width), _both_sides(y, height)
+        starts = (images * height + rows) * width
+        self.rows = (starts[..., None] + columns[..., None, :]).flatten(2)
+        self.weights = (y_weights[..., None] * x_weights[..., None, :]).flatten(2)
 
     def as_map(self, values: Tensor) -> Tensor:
         """What was read, (L, D) -> (M, D, H', W'), a view."""
         return values.view(*self._places, values.shape[-1]).permute(0, 3, 1, 2)
 
-    @cached_property
-    def readers(self) -> tuple[Tensor, Tensor]:
-        """Who reads each row of the table, tap by tap.
+    def readers(self, taps: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Who reads each row of the table in some T taps.
 
         Returns:
-            The entries of a tap's ``rows`` (L, 4), counted through, in order of the row they name: (P, 4 L);
-            and where in that order each row's entries begin: (P, R).
+            (4 L T,) samples, counted through those (L, T), in order of the row that they read; (4 L T,) their
+            weights for it, not differentiable; (R,) where in that order each row's begin.
         """
-        rows, entries = self.rows.flatten(1).sort(dim=1)
-        every = torch.arange(self.num_rows, device=rows.device).expand(len(rows), -1)
-        return entries, torch.searchsorted(rows, every.contiguous())
+        key = taps.start, taps.stop
+        if key not in self._readers:
+            rows, entries = self.rows[:, taps].flatten().sort()
+            weights = self.weights.detach()[:, taps].flatten()[entries]
+            starts = torch.searchsorted(rows, torch.arange(self._num_rows, device=rows.device))
+            self._readers[key] = entries // 4, weights, starts
+        return self._readers[key]
+
+
+def _both_sides(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Positions (L, P) along an axis -> the cells before and after each, and their weights, all (L, P, 2)."""
+    before = positions.detach().floor()
+    cells = torch.stack([before, before + 1], dim=-1)
+    weights = torch.stack([before + 1 - positions, positions - before], dim=-1)
+    # Clamped as integers: a position that is not finite must not become a cell out of range.
+    return cells.long().clamp(0, size - 1), weights * ((cells >= 0) & (cells < size))
 
 
 def deformable_products(features: Tensor, corners: Corners, kernels: list[Tensor]) -> Tensor:
@@ -92,14 +102,15 @@ def deformable_products(features: Tensor, corners: Corners, kernels: list[Tensor
 
 
 def _products(table: Tensor, weights: Tensor, corners: Corners, kernels: Sequence[Tensor]) -> Tensor:
-    """Table (R, C), weights (P, L, 4), kernels (D_i, P_i, C) -> (L, sum of D_i).
+    """Table (R, C), weights (L, P, 4), kernels (D_i, P_i, C) -> (L, sum of D_i).
 
-    Tap by tap: as little as one tap's samples, the size of the map, stays in the cache and in memory that the
-    allocator has at hand. Fresh pages would cost more than all the reading.
+    A few taps at a time: their samples stay in the cache and in memory that the allocator has at hand. Fresh
+    pages would cost more than all the reading.
     """
-    outs = [table.new_zeros(weights.shape[1], len(kernel), dtype=_wide(table)) for kernel in kernels]
-    for tap, (out, kernel) in enumerate(_taps(outs, kernels)):
-        out += _read(table, corners.rows[tap], weights[tap]) @ kernel.T
+    outs = [table.new_zeros(len(weights), len(kernel), dtype=_wide(table)) for kernel in kernels]
+    for taps, out, kernel in _some_taps(outs, kernels):
+        samples = _read(table, corners.rows[:, taps], weights[:, taps])
+        out += _product(samples.view(-1, kernel.shape[1]), kernel)
     return torch.cat(outs, dim=1).to(table.dtype)
 
 
@@ -119,14 +130,14 @@ class _DeformableProducts(torch.autograd.Function):
         d_table, d_weights = torch.zeros_like(table, dtype=_wide(table)), torch.empty_like(weights)
         d_kernels = [torch.empty_like(kernel) for kernel in kernels]
         d_outs = [part.contiguous() for part in gradient.split([len(kernel) for kernel in kernels], dim=1)]
-        for tap, (d_out, kernel, d_kernel) in enumerate(_taps(d_outs, kernels, d_kernels)):
+        for taps, d_out, kernel, d_kernel in _some_taps(d_outs, kernels, d_kernels):
             with torch.enable_grad():
-                weight = weights[tap].detach().requires_grad_()
-                samples = _read(table, ctx.corners.rows[tap], weight)
-            d_samples = d_out @ kernel
-            (d_weights[tap],) = torch.autograd.grad(samples, weight, d_samples)
-            torch.mm(d_out.T, samples.detach(), out=d_kernel)
-            d_table += _spread(d_samples, ctx.corners, weights[tap], tap)
+                some = weights[:, taps].detach().requires_grad_()
+                samples = _read(table, ctx.corners.rows[:, taps], some)
+            torch.mm(d_out.T, samples.detach().view(-1, kernel.shape[1]), out=d_kernel)
+            d_samples = _product(d_out, kernel.T).reshape(samples.shape)
+            (d_weights[:, taps],) = torch.autograd.grad(samples, some, d_samples)
+            d_table += _spread(d_samples, *ctx.corners.readers(taps))
         return d_table.to(table.dtype), d_weights, None, *d_kernels
 
 
@@ -135,22 +146,34 @@ def _wide(table: Tensor) -> torch.dtype:
     return full_precision(table[:0]).dtype
 
 
-def _taps(outs: list[Tensor], *kernels: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """Each tap's column (L, D_i) of the output, and its (D_i, C) of kernels (D_i, P_i, C)."""
+def _some_taps(outs: list[Tensor], *kernels: Sequence[Tensor]) -> Iterator[tuple[slice | Tensor, ...]]:
+    """T taps of one output: which of all P, its (L, D_i), and their (D_i, T C) of kernels (D_i, P_i, C)."""
+    begin = 0
     for out, *column in zip(outs, *kernels, strict=True):
-        for slices in zip(*(kernel.unbind(1) for kernel in column), strict=True):
-            yield out, *slices
+        parts = math.ceil(len(out) * column[0][0].numel() / _AT_ONCE)
+        for some in zip(*(kernel.chunk(max(parts, 1), dim=1) for kernel in column), strict=True):
+            end = begin + some[0].shape[1]
+            yield slice(begin, end), out, *(kernel.flatten(1) for kernel in some)
+            begin = end
+
+
+def _product(rows: Tensor, kernel: Tensor) -> Tensor:
+    """Rows (L, C), kernel (D, C) -> (L, D)."""
+    if not len(rows):  # which a convolution refuses
+        return rows @ kernel.T
+    # As a 1x1 convolution of a map one cell high: those of oneDNN are faster than the products of MKL.
+    row_map = rows.view(1, 1, *rows.shape).permute(0, 3, 1, 2)
+    return F.conv2d(row_map, kernel[..., None, None]).permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _read(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """One tap's samples (L, C), of its rows and weights (L, 4)."""
+    """Some taps' samples (L T, C), of their rows and weights (L, T, 4)."""
     # A bag is one sample: its four corners in the table, weighted and summed without ever being stored.
+    rows, weights = rows.flatten(0, 1), weights.flatten(0, 1)
     return F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
 
 
-def _spread(samples: Tensor, corners: Corners, weights: Tensor, tap: int) -> Tensor:
-    """The reverse of :func:`_read`: samples (L, C) -> (R, C)."""
+def _spread(samples: Tensor, readers: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
+    """The reverse of :func:`_read`: samples (L T, C) -> (R, C)."""
     # Read, too: a row's bag is all samples that it is a corner of. To add into rows is many times slower.
-    entries, starts = (part[tap] for part in corners.readers)
-    weights = weights.flatten()[entries]
-    return F.embedding_bag(entries // 4, samples, starts, per_sample_weights=weights, mode="sum")
+    return F.embedding_bag(readers, samples, starts, per_sample_weights=weights.to(samples.dtype), mode="sum")
