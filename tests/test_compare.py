@@ -136,6 +136,7 @@ def test_a_system_for_real(tmp_path, monkeypatch, capsys):
     assert row["parameters"] == 3_879_881 and row["multiply_adds"] > 0
     assert row["ms"]["lower"] <= row["ms"]["median"] <= row["ms"]["upper"]
     assert (output / "kgdet_tiny/seed1/model_final.pth").is_file()
+    assert start(output, "--seeds", "1", "--only-table", configs=CONFIGS[:1]) == 0  # its own settings fit
     (run,) = row["runs"]
     assert run["scores"].keys() >= {"bbox/AP", "bbox/AP50", "keypoints/AP75"} and run["iterations"] == 2
     assert "2 iterations of 2 photos, synthfashion_val" in capsys.readouterr().out

@@ -30,6 +30,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import torch
+import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -117,7 +118,7 @@ class Run:
         if len(cfg.DATASETS.TEST) != 1:
             raise ValueError(f"{self.config}: DATASETS.TEST: expected one dataset, got {cfg.DATASETS.TEST}")
         # Read by the present package: a key that it has gained since does not count as a change.
-        if before.is_file() and load_config(str(before), []) != cfg:
+        if before.is_file() and as_written(load_config(str(before), [])) != as_written(cfg):
             raise ValueError(
                 f"{before} holds other settings than {self.config} now gives: choose another --output, or "
                 "remove the folder to train anew"
@@ -152,6 +153,11 @@ class Run:
         lines = map(json.loads, file.read_text().splitlines()) if file.is_file() else []
         last = [line for line in lines if line["iteration"] >= self.cfg().SOLVER.MAX_ITER - 1]
         return {name: value for line in last for name, value in line.items() if "/AP" in name}
+
+
+def as_written(cfg: CfgNode) -> dict:
+    """The config as its file has it, which does not tell tuples from lists."""
+    return yaml.safe_load(cfg.dump())
 
 
 def train(runs: Sequence[Run], jobs: int) -> list[str]:

@@ -19,6 +19,15 @@ from tests.modeling.release_recordings import each_source, features, load
 each_head = pytest.mark.parametrize("name", HEADS)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """How many threads share a sum decides its rounding, and so a ReLU whose argument is nearly zero."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @functools.cache
 def run(name):
     """Our head forward and backward on the recording's features, once for all tests."""
