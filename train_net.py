@@ -113,20 +113,20 @@ class MatchingTrainer(Trainer):
     def test(cls, cfg, model, evaluators=None):
         """Results have "retrieval" among what is detected, and "retrieval_gt_boxes" with annotated boxes."""
         bare = model.module if isinstance(model, DistributedDataParallel) else model
-
-        def retrieval(name):
-            return RetrievalEvaluator(name, similarity=bare.roi_heads.matching_head.log_odds)
-
-        names = cfg.DATASETS.TEST
-        evaluators = [DatasetEvaluators([cls.build_evaluator(cfg, name), retrieval(name)]) for name in names]
+        names, similarity = cfg.DATASETS.TEST, bare.roi_heads.matching_head.log_odds
+        retrievals = [RetrievalEvaluator(name, similarity=similarity) for name in names]
+        evaluators = [
+            DatasetEvaluators([cls.build_evaluator(cfg, name), retrieval])
+            for name, retrieval in zip(names, retrievals, strict=True)
+        ]
         results = super().test(cfg, model, evaluators)
         told = GroundTruthBoxes(bare).train(model.training)
         mapper = FashionDatasetMapper(
             cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
         )
-        for name in names:
+        for name, retrieval in zip(names, retrievals, strict=True):
             loader = build_detection_test_loader(cfg, name, mapper=mapper)
-            found = inference_on_dataset(told, loader, retrieval(name))
+            found = inference_on_dataset(told, loader, retrieval)  # which makes it forget what was detected
             if comm.is_main_process():
                 own = results if len(names) == 1 else results[name]
                 own["retrieval_gt_boxes"] = found["retrieval"]

@@ -22,6 +22,12 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(path: str | Path, report: object) -> None:
+    """Write a report, indented, as a whole file."""
+    with whole_file(path) as file:
+        file.write(json.dumps(report, indent=2).encode() + b"\n")
+
+
 def write_json_array(file: BinaryIO, items: Iterable[object]) -> None:
     """Write items as one JSON array, an item a line; one item at a time is held as text.
 

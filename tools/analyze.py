@@ -20,7 +20,6 @@ one to hold against the paper.
 
 import argparse
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,7 @@ from tabulate import SEPARATING_LINE, tabulate
 
 from kgdet_d2.analysis import Counts, count_parts, table_1_differences, total
 from kgdet_d2.config import load_config
-from kgdet_d2.files import whole_file
+from kgdet_d2.files import write_json
 
 GIGA = 1e9
 HEADERS = ["part", "parameters", "trainable", "conv G", "deformable G", "total G", "paper's G"]
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parameters, flops = counts.trainable / 1e6, counts.paper_flops / GIGA
         print(f"The paper's convention, {name}: {parameters:.2f} M / {flops:.2f} G")
     if args.json:
-        write_json(args, parts, differences, sums)
+        write_counts(args, parts, differences, sums)
 
 
 def box_budget(cfg: CfgNode) -> str:
@@ -93,7 +92,7 @@ def _row(name: str, counts: Counts) -> list[str]:
     return [name, *numbers]
 
 
-def write_json(
+def write_counts(
     args: argparse.Namespace,
     parts: dict[str, Counts],
     differences: dict[str, Counts],
@@ -110,8 +109,7 @@ def write_json(
     width, height = args.size
     report = {"config_file": args.config_file, "overrides": args.opts, "width": width, "height": height}
     report |= {"parts": in_full(parts), "differences": in_full(differences), "sums": in_full(sums)}
-    with whole_file(args.json) as file:
-        file.write(json.dumps(report, indent=2).encode() + b"\n")
+    write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ from types import TracebackType
 import torch
 from tabulate import tabulate
 
-from kgdet_d2.files import whole_file
+from kgdet_d2.files import write_json
+from kgdet_d2.modeling.inference_mode import PRECISIONS
 from provenance import ROOT, commit, hardware, versions
 from taking_turns import quartiles
 
@@ -50,7 +51,6 @@ NAMES = ("kgdet_R50", "retinanet_R50", "fcos_R50", "reppoints_R50", "reppoints_k
 MODES = ("inference", "training")
 BACKBONE, TORCHVISION, HERE, PLAIN = "backbone alone", "torchvision", "here", "plain"
 RETINANET = "retinanet"
-PRECISIONS = ("float32", "bfloat16", "float16")
 SIZE, CELLS = [800, 1333], [25, 42]
 
 
@@ -259,8 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = {name: value for name, value in vars(args).items() if name not in ("json", "checkout")}
             report = {"settings": settings, "hardware": hardware(args.device), "commit": commit()}
             report |= {"versions": versions(), "results": rows}
-            with whole_file(args.json) as file:
-                file.write(json.dumps(report, indent=2).encode() + b"\n")
+            write_json(args.json, report)
     except (OSError, RuntimeError, ValueError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 1

@@ -13,7 +13,6 @@ landmarks by visible ones only. Neither writes files.
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import tempfile
@@ -32,7 +31,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from kgdet_d2.evaluation import FashionEvaluator
-from kgdet_d2.files import whole_file
+from kgdet_d2.files import write_json
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
 
 WIDTH, HEIGHT = 468, 702
@@ -73,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     print(tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".2f"))
     if args.json:
-        with whole_file(args.json) as file:
-            file.write(json.dumps(rows, indent=2).encode())
+        write_json(args.json, rows)
 
 
 def in_own_process(function: Callable, *arguments) -> dict:

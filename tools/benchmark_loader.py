@@ -43,7 +43,7 @@ from kgdet_d2.config import load_config
 from kgdet_d2.data import FashionDatasetMapper, mapper, register_fashion, training_dataset
 from kgdet_d2.data.deepfashion2 import read_split
 from kgdet_d2.data.synthetic import generate_photo
-from kgdet_d2.files import whole_file
+from kgdet_d2.files import write_json
 from kgdet_d2.schema import DEEPFASHION2
 from kgdet_d2.solver import build_optimizer
 
@@ -251,8 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with tempfile.TemporaryDirectory() as folder:
                 report = measure(args, args.dataset or register_drawn_photos(Path(folder)))
         if args.json:
-            with whole_file(args.json) as file:
-                file.write(json.dumps(report | {"photos": args.photos, "opts": args.opts}, indent=2).encode())
+            write_json(args.json, report | {"photos": args.photos, "opts": args.opts})
     except (OSError, ValueError) as error:
         print(f"benchmark_loader.py: {error}", file=sys.stderr)
         return 1

@@ -40,7 +40,7 @@ from tabulate import tabulate
 from kgdet_d2.analysis import count_parts, total
 from kgdet_d2.config import load_config
 from kgdet_d2.data import FashionDatasetMapper
-from kgdet_d2.files import whole_file
+from kgdet_d2.files import write_json
 from provenance import ROOT, commit, hardware, versions
 from taking_turns import quartiles, time_in_turns
 
@@ -247,11 +247,6 @@ def conditions(rows: list[dict]) -> list[str]:
             lines[f"Trained: {budget}; {result['hardware']}; {packages}."] = None
         lines[f"Timed: {row['timed_on']}, {row['threads']} used."] = None
     return list(lines)
-
-
-def write_json(path: Path, report: object) -> None:
-    with whole_file(path) as file:
-        file.write(json.dumps(report, indent=2).encode() + b"\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
