@@ -15,7 +15,7 @@ import os
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, build_detection_test_loader, build_detection_train_loader
+from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, verify_results
@@ -25,7 +25,7 @@ from tabulate import tabulate
 from torch.nn.parallel import DistributedDataParallel
 
 from kgdet_d2.config import check_weights, load_config
-from kgdet_d2.data import FashionDatasetMapper, PhotoPairs, build_pair_train_loader, training_dataset
+from kgdet_d2.data import FashionDatasetMapper, PhotoPairs, build_pair_train_loader, build_train_loader
 from kgdet_d2.evaluation import FashionEvaluator, RetrievalEvaluator
 from kgdet_d2.modeling import for_inference
 from kgdet_d2.modeling.match_rcnn import GroundTruthBoxes
@@ -49,10 +49,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
-        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        dataset = training_dataset(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
-        mapper = FashionDatasetMapper(cfg, is_train=True)
-        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+        return build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -31,16 +31,15 @@ from unittest.mock import patch
 
 import cv2
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, build_detection_train_loader
+from detectron2.data import DatasetCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from tabulate import SEPARATING_LINE, tabulate
-from torch.utils.data import DataLoader
 
 from kgdet_d2.config import load_config
-from kgdet_d2.data import FashionDatasetMapper, mapper, register_fashion, training_dataset
+from kgdet_d2.data import FashionDatasetMapper, build_train_loader, mapper, register_fashion, training_dataset
 from kgdet_d2.data.deepfashion2 import read_split
 from kgdet_d2.data.synthetic import generate_photo
 from kgdet_d2.files import write_json
@@ -115,11 +114,12 @@ def config(args: argparse.Namespace, dataset: str, size: int) -> CfgNode:
     return load_config(str(CONFIG), opts + args.opts)
 
 
-def build_loader(cfg: CfgNode, workers: int) -> DataLoader:
+def build_loader(cfg: CfgNode, workers: int) -> Iterable[list[dict]]:
     """That of training."""
-    dataset = training_dataset(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    mapper = FashionDatasetMapper(cfg, is_train=True)
-    return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, num_workers=workers)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = workers
+    return build_train_loader(cfg)
 
 
 def photos_per_second(cfg: CfgNode, workers: int, photos: int) -> float:

@@ -2,6 +2,7 @@
 
 from kgdet_d2.data.compact import CompactAnnotations
 from kgdet_d2.data.dataset import FashionDataset, training_dataset
+from kgdet_d2.data.loader import build_train_loader
 from kgdet_d2.data.mapper import FashionDatasetMapper
 from kgdet_d2.data.pairs import PhotoPairs, build_pair_train_loader
 from kgdet_d2.data.register import register_all, register_fashion
@@ -12,6 +13,7 @@ __all__ = [
     "FashionDatasetMapper",
     "PhotoPairs",
     "build_pair_train_loader",
+    "build_train_loader",
     "register_all",
     "register_fashion",
     "training_dataset",

@@ -13,6 +13,7 @@ from detectron2.structures import Instances, Keypoints
 
 from kgdet_d2.data.augmentation import build_train_augmentations
 from kgdet_d2.data.image import read_image
+from kgdet_d2.data.mapped_photo import MappedPhoto
 from kgdet_d2.schema import KeypointSchema
 
 
@@ -58,7 +59,7 @@ class FashionDatasetMapper(DatasetMapper):
             arguments["recompute_boxes"] = cropped and cfg.MODEL.MASK_ON
         return {**arguments, "use_keypoint": cfg.MODEL.KEYPOINT_ON, "schema": schema}
 
-    def __call__(self, dataset_dict: dict) -> dict:
+    def __call__(self, dataset_dict: dict) -> MappedPhoto:
         """Map one photo; the dict stays as it is.
 
         Raises:
@@ -78,7 +79,7 @@ class FashionDatasetMapper(DatasetMapper):
                 record["instances"] = self._instances(annotations, transforms, augmented.image.shape[:2])
             except ValueError as error:
                 raise ValueError(f"{record['file_name']}: {error}") from error
-        return record
+        return MappedPhoto(record)
 
     def _instances(
         self, annotations: list[dict], transforms: T.TransformList, image_size: tuple[int, int]

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from kgdet_d2.data.compact import CompactAnnotations, Garment, Photo
 from kgdet_d2.schema import DEEPFASHION2
 
 WIDTH, HEIGHT = 64, 48
+
+
+@pytest.fixture(autouse=True)
+def catalogs(monkeypatch):
+    """Catalogues of this test's own."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        monkeypatch.setattr(catalog, "data", dict(catalog.data))
 
 
 @pytest.fixture

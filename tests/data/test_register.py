@@ -9,13 +9,6 @@ from kgdet_d2.schema import DEEPFASHION2, FLD
 NAMES = ["deepfashion2_train", "deepfashion2_val", "synthfashion_train", "synthfashion_val"]
 
 
-@pytest.fixture(autouse=True)
-def catalogs(monkeypatch):
-    """Catalogues of this test's own."""
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        monkeypatch.setattr(catalog, "data", dict(catalog.data))
-
-
 def test_own_data_gives_dicts_and_metadata(annotations, image_root, tmp_path):
     annotations.save(tmp_path / "mine.npz")
     register_fashion("mine", DEEPFASHION2, image_root, tmp_path / "mine.npz")

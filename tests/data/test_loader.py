@@ -1,0 +1,73 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from kgdet_d2.config import add_kgdet_config
+from kgdet_d2.data import CompactAnnotations, build_train_loader, register_fashion
+from kgdet_d2.data.compact import Photo
+from kgdet_d2.schema import DEEPFASHION2
+
+PHOTOS = 36
+
+
+@pytest.fixture
+def cfg(make_garment, tmp_path):
+    """Trains on photos 0..35, each of as many pixels in height as 40 and its number; every third is wide.
+
+    Those whose number is divided by 12 have no garment.
+    """
+    photos = []
+    for number in range(PHOTOS):
+        size = (100, 40 + number) if number % 3 == 0 else (30, 40 + number)
+        garments = [make_garment(8, box=np.array([2, 3, 20, 30], np.float32))] if number % 12 else []
+        photos.append(Photo(f"{number}.png", number, *size, garments, {"source": "user", "pair_id": 7}))
+        Image.new("RGB", size, (number, 0, 0)).save(tmp_path / f"{number}.png")
+    CompactAnnotations.from_photos(photos, DEEPFASHION2).save(tmp_path / "mine.npz")
+    register_fashion("mine", DEEPFASHION2, tmp_path, tmp_path / "mine.npz")
+    cfg = get_cfg()
+    add_kgdet_config(cfg)
+    cfg.DATASETS.TRAIN = ("mine",)
+    cfg.INPUT.MIN_SIZE_TRAIN = (32,)
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.MODEL.KEYPOINT_ON = True
+    cfg.SOLVER.IMS_PER_BATCH = 3
+    return cfg
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("grouping", [True, False])
+def test_an_epoch_has_each_photo_once_and_batches_of_like_aspect_ratio(cfg, workers, grouping):
+    """33 photos: 9 wide ones, of which each of two workers may hold back what makes no batch yet."""
+    cfg.DATALOADER.NUM_WORKERS = workers
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping
+    batches = list(islice(build_train_loader(cfg), 7))
+    seen = [photo["image_id"] for batch in batches for photo in batch]
+    assert [len(batch) for batch in batches] == [3] * 7
+    assert len(set(seen)) == len(seen) and all(number % 12 for number in seen)
+    kinds = {len({photo["width"] > photo["height"] for photo in batch}) for batch in batches}
+    assert kinds == {1} if grouping else kinds <= {1, 2}
+    for photo in (photo for batch in batches for photo in batch):
+        assert photo["height"] == 40 + photo["image_id"]
+        assert photo["image"][0].unique().tolist() == [photo["image_id"]]
+        assert photo["instances"].gt_keypoints.tensor.shape == (1, DEEPFASHION2.num_keypoints, 3)
+
+
+def test_photos_without_garments_where_they_are_wanted(cfg):
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    cfg.DATALOADER.NUM_WORKERS = 2
+    seen = {photo["image_id"]: photo for batch in islice(build_train_loader(cfg), 40) for photo in batch}
+    assert seen.keys() == set(range(PHOTOS))
+    empty = seen[12]["instances"]
+    assert empty.gt_keypoints.tensor.shape == (0, DEEPFASHION2.num_keypoints, 3) and len(empty.gt_boxes) == 0
+
+
+@pytest.mark.parametrize(("batch", "ahead"), [(1, 2), (2, 1), (16, 1)])
+def test_a_worker_maps_a_batch_ahead_and_two_photos_at_least(cfg, batch, ahead):
+    cfg.SOLVER.IMS_PER_BATCH = batch
+    cfg.DATALOADER.NUM_WORKERS = 2
+    loader = build_train_loader(cfg)
+    assert isinstance(loader, DataLoader) and loader.prefetch_factor == ahead
