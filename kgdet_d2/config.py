@@ -179,6 +179,8 @@ def _add_inference_keys(cfg: CfgNode) -> None:
     inference.PRECISION = "float32"
     # torch.compile of backbone and towers, on CUDA with CUDA graphs. The first photo then takes a minute.
     inference.COMPILE = False
+    # On CPU, with glibc: memory that tensors free stays with the process, for all that runs in it.
+    inference.KEEP_MEMORY = False
 
 
 def load_config(config_file: str, opts: list[str]) -> CfgNode:

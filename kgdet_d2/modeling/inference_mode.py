@@ -1,5 +1,6 @@
-"""A trained network made fast: BatchNorm folded away, memory format, precision and compilation."""
+"""A trained network made fast: BatchNorm folded away, memory format, precision, compilation, kept memory."""
 
+import ctypes
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -18,6 +19,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 _DENSE_HEADS = (RetinaNetHead, StandardRPNHead)  # FCOS' head is a RetinaNetHead, too
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 # Names of the layers that tell where something is, and how surely. In bfloat16 a landmark ten cells away is
 # told to a sixteenth of a cell, and many scores are equal.
 OUTPUT_LAYERS = frozenset(
@@ -41,12 +44,15 @@ def for_inference(model: nn.Module, cfg: CfgNode) -> nn.Module:
         model: any of Detectron2's, with its trained weights, on its device, in evaluation mode.
 
     Raises:
-        ValueError: the model is in training mode, or the precision is none that its device computes in.
+        ValueError: the model is in training mode, or the precision is none that its device computes in, or
+            memory cannot be kept.
     """
     if model.training:
         raise ValueError("for_inference: expected a model in evaluation mode, got one in training mode")
     inference, device = cfg.MODEL.INFERENCE, next(model.parameters()).device
     check_precision(inference.PRECISION, device)
+    if inference.KEEP_MEMORY and device.type == "cpu":  # elsewhere PyTorch does
+        keep_memory()
     model.requires_grad_(False)
     if inference.FUSE_BN:
         fuse_batch_norms(model)
@@ -73,6 +79,22 @@ def check_precision(precision: str, device: torch.device) -> None:
             raise ValueError(
                 f"MODEL.INFERENCE.PRECISION: expected 'float32' or 'float16' on {name}, got 'bfloat16'"
             )
+
+
+def keep_memory() -> None:
+    """Have this process keep the memory that tensors free for those to come.
+
+    By default glibc returns it to the system at once, which must clear every page before it lends it again.
+
+    Raises:
+        ValueError: the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    # No tensor gets pages of its own, and the heap never shrinks.
+    if mallopt is None or not (mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1)):
+        raise ValueError(
+            "MODEL.INFERENCE.KEEP_MEMORY: expected False where the C library is not glibc, got True"
+        )
 
 
 def fuse_batch_norms(model: nn.Module) -> None:

@@ -1,4 +1,7 @@
+import platform
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -162,6 +165,42 @@ def test_compiled_once_for_photos_of_all_sizes(name):
     assert_same_detections(detect(model), expected, rtol=1e-3, atol=1e-2)
     with torch.no_grad(), torch.compiler.set_stance("fail_on_recompile"):
         model([photo(128, 96), photo(160, 256), photo(128, 128)])
+
+
+LARGE_TENSOR = """
+import sys, torch
+from kgdet_d2.modeling.inference_mode import keep_memory
+
+def resident_megabytes():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
+
+if sys.argv[1] == "keep":
+    keep_memory()
+before = resident_megabytes()
+torch.ones(64, 2**20)
+print(resident_megabytes() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept by glibc")
+def test_freed_memory_is_kept():
+    """What is left of a tensor of 256 MB, in a process of its own."""
+    left = {
+        how: float(
+            subprocess.run([sys.executable, "-c", LARGE_TENSOR, how], capture_output=True, check=True).stdout
+        )
+        for how in ("keep", "return")
+    }
+    assert left["keep"] > 250 and left["return"] < 50
+
+
+def test_memory_kept_without_glibc_is_refused(monkeypatch):
+    monkeypatch.setattr(inference_mode.ctypes, "CDLL", lambda name: object())
+    cfg = make_config("kgdet_tiny", KEEP_MEMORY=True)
+    with pytest.raises(
+        ValueError, match="KEEP_MEMORY: expected False where the C library is not glibc, got True"
+    ):
+        for_inference(make_model(cfg), cfg)
 
 
 def test_nothing_asked_for_nothing_done():
