@@ -96,6 +96,7 @@ def test_parts_of_a_variant(monkeypatch):
         detector = Detector(DETECTOR | {"config": TINY[0], "variant": "fast", "opts": opts})
         answer = detector.run({"mode": "inference", "batch": 1})
         assert answer["ms"].keys() == (PARTS | {"postprocess", "all"}) - missing and answer["detections"] > 0
+        assert detector.run({"mode": "backbone_inference", "batch": 1})["ms"]["backbone"] > 0
 
 
 def test_contestants_and_ratios(tmp_path, stand_in, other_tree, capsys):
@@ -107,11 +108,12 @@ def test_contestants_and_ratios(tmp_path, stand_in, other_tree, capsys):
     expected = {(name, "", tree, mode) for name, tree in trees for mode in benchmark.MODES}
     expected |= {(name, "fused", tree, "inference") for name, tree in trees}
     expected |= {(benchmark.BACKBONE, "", "here", mode) for mode in benchmark.MODES}
+    expected |= {(benchmark.BACKBONE, "fused", "here", "inference")}
     assert found == expected and len(rows) == len(expected)
     for row in rows:
         ratio = 0.5 if row["variant"] else 1
-        references = ["retinanet_tiny", benchmark.BACKBONE] + ["plain"] * bool(row["variant"])
-        assert row["ratios"] == dict.fromkeys(references, ratio)
+        to_plain = {"plain": ratio} if row["variant"] else {}
+        assert row["ratios"] == {"retinanet_tiny": 1, benchmark.BACKBONE: 1, **to_plain}
         assert row["ms"] == {"median": 6 * ratio, "lower": 6 * ratio, "upper": 6 * ratio}
         assert row["peak_mb"] == 5
     assert "| kgdet_tiny, fused" in capsys.readouterr().out

@@ -12,13 +12,13 @@ Weights are random and photos noise, the same for all. Each detector's threshold
 pairs of cell and class pass it. Every contestant is a process of its own; they take turns, run by run, after
 a warm-up each. --checkout lets another working tree's package take part: a change is measured against what it
 replaces. --variant, a name and KEY VALUE overrides, is one more contestant for each config: the same model as
-kgdet_d2.modeling.for_inference makes it of MODEL.INFERENCE, in inference alone. "/ plain" is its ratio to the
-config as it stands.
+kgdet_d2.modeling.for_inference makes it of MODEL.INFERENCE, in inference alone. Its ratios are to the same
+variant of RetinaNet and of the bare backbone; "/ plain" is that to the config as it stands.
 
 Parts: "preprocess", "backbone" (bottom-up), "neck", "head", "postprocess", in training "loss", "backward" and
 "optimiser", and the "rest". What a head is asked for only once detections are known counts as "postprocess",
-a compiled neck as "backbone". On CUDA all is timed by events. "backbone alone" is run by itself, in training
-there and back.
+a compiled neck as "backbone". On CUDA all is timed by events. "backbone alone" is the first config's run by
+itself, in training there and back.
 
 Memory is what a run needs beyond what was there before it: of CUDA's allocator, or of the process' resident
 memory.
@@ -167,13 +167,15 @@ def measure(args: argparse.Namespace, batch: int) -> list[dict]:
     """A row for each contestant and mode, at one size of the batch."""
     with ExitStack() as stack:
         started = [stack.enter_context(one) for one in contestants(args, batch)]
-        runs = [
-            (one, one.name, mode, mode)
-            for one in started
-            for mode in (["inference"] if one.variant else args.modes)
-        ]
+        turns = [(one, mode) for one in started for mode in (["inference"] if one.variant else args.modes)]
+        runs = [(one, one.name, mode, mode) for one, mode in turns]
         if not args.aggregation:
-            runs += [(started[0], BACKBONE, mode, f"backbone_{mode}") for mode in args.modes]
+            first = started[0].name, started[0].checkout
+            runs += [
+                (one, BACKBONE, mode, f"backbone_{mode}")
+                for one, mode in turns
+                if (one.name, one.checkout) == first
+            ]
         answers = defaultdict(list)
         for repetition in range(1 + args.repetitions):
             for index, (one, _, _, method) in enumerate(runs):
@@ -204,18 +206,19 @@ def row(name: str, contestant: Contestant, mode: str, batch: int, answers: list[
 def add_ratios(rows: list[dict]) -> None:
     """Give each row its ratios of medians to RetinaNet and to the backbone alone, or to torchvision.
 
-    A variant has one to the plain config, too.
+    A variant's are to those of the same variant; it has one to the plain config, too.
     """
     for row in rows:
         row["ratios"] = {}
         for other in rows:
-            if other["variant"] or any(row[key] != other[key] for key in ("mode", "batch")):
+            if any(row[key] != other[key] for key in ("mode", "batch")):
                 continue
             ratio = row["ms"]["median"] / other["ms"]["median"]
             reference = other["name"] in (BACKBONE, TORCHVISION) or other["name"].startswith(RETINANET)
-            if reference and other["checkout"] == HERE:
+            if reference and other["checkout"] == HERE and other["variant"] == row["variant"]:
                 row["ratios"][other["name"]] = ratio
-            if row["variant"] and all(row[key] == other[key] for key in ("name", "checkout")):
+            same = all(row[key] == other[key] for key in ("name", "checkout"))
+            if row["variant"] and not other["variant"] and same:
                 row["ratios"][PLAIN] = ratio
 
 

@@ -53,6 +53,7 @@ class Detector:
             from kgdet_d2.modeling import for_inference  # earlier builds have none
 
             self.model = for_inference(self.model, cfg)
+            self.autocast = _autocast(request | {"precision": cfg.MODEL.INFERENCE.PRECISION})
             self._split(compiled=cfg.MODEL.INFERENCE.COMPILE)
         else:
             self.optimizer = build_optimizer(cfg, self.model)
@@ -83,7 +84,7 @@ class Detector:
         """What is compiled, backbone and neck together, cannot be split."""
         model, backbone = self.model, self.model.backbone
         bottom_up = getattr(backbone, "bottom_up", backbone)
-        self.bare_backbone = bottom_up.forward
+        self.bare_backbone = (backbone if compiled else bottom_up).forward
         parts = [
             ("preprocess", model, "preprocess_image"),
             *([] if compiled else [("neck", backbone, "forward")]),
