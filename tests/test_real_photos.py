@@ -14,22 +14,11 @@ PHOTOS = Path(__file__).parents[2] / "shared" / "deepfashion2_sample" / "validat
 pytestmark = pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photos are not here")
 
 CONFIG = "configs/sample/kgdet_tiny.yaml"
-OPTIONS = [
-    "MODEL.DEVICE",
-    "cpu",
-    "DATASETS.TRAIN",
-    "('deepfashion2_val',)",
-    "DATASETS.TEST",
-    "('deepfashion2_val',)",
-]
-OPTIONS += [
-    "INPUT.MIN_SIZE_TRAIN",
-    "(128,)",
-    "INPUT.MIN_SIZE_TEST",
-    "128",
-    "MODEL.KGDET.SCORE_THRESH_TEST",
-    "0.0",
-]
+OPTIONS = """
+MODEL.DEVICE cpu DATASETS.TRAIN ('deepfashion2_val',) DATASETS.TEST ('deepfashion2_val',)
+INPUT.MIN_SIZE_TRAIN (128,) INPUT.MIN_SIZE_TEST 128 MODEL.KGDET.SCORE_THRESH_TEST 0.0
+""".split()
+TWO_ITERATIONS = "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 SOLVER.STEPS () DATALOADER.NUM_WORKERS 0".split()
 
 
 @pytest.fixture(scope="module")
@@ -54,37 +43,21 @@ def run(root, *arguments):
 
 
 def test_train_evaluate_and_draw(root, tmp_path):
-    run(
-        root,
-        *("train_net.py", "--config-file", CONFIG, "--num-gpus", "0", *OPTIONS, "OUTPUT_DIR", str(tmp_path)),
-        *(
-            "SOLVER.MAX_ITER",
-            "2",
-            "SOLVER.IMS_PER_BATCH",
-            "2",
-            "SOLVER.STEPS",
-            "()",
-            "DATALOADER.NUM_WORKERS",
-            "0",
-        ),
-    )
+    train = ["train_net.py", "--config-file", CONFIG, "--num-gpus", "0"]
+    run(root, *train, *OPTIONS, *TWO_ITERATIONS, "OUTPUT_DIR", str(tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert all(np.isfinite(line["total_loss"]) for line in lines if "total_loss" in line)
     assert {"bbox/AP", "keypoints/AP"} <= lines[-1].keys() | lines[-2].keys()
     figures = tmp_path / "figures"
-    weights = ["MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]
-    run(
-        root,
-        *(
-            "tools/draw_predictions.py",
-            "--config-file",
-            CONFIG,
-            "--output",
-            str(figures),
-            "--max-images",
-            "3",
-        ),
-        *(*OPTIONS, *weights),
-    )
+    draw = [
+        "tools/draw_predictions.py",
+        "--config-file",
+        CONFIG,
+        "--output",
+        str(figures),
+        "--max-images",
+        "3",
+    ]
+    run(root, *draw, *OPTIONS, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"))
     assert len(list(figures.glob("*.jpg"))) == 4
     assert cv2.imread(str(figures / "page.jpg")).std() > 10
