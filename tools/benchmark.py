@@ -43,8 +43,9 @@ from tabulate import tabulate
 
 from kgdet_d2.files import write_json
 from kgdet_d2.modeling.inference_mode import PRECISIONS
-from provenance import ROOT, commit, hardware, versions
+from provenance import ROOT, measured_with
 from taking_turns import quartiles
+from variants import add_variants
 
 WORKER = Path(__file__).with_name("benchmark_worker.py")
 NAMES = ("kgdet_R50", "retinanet_R50", "fcos_R50", "reppoints_R50", "reppoints_kp_R50")
@@ -67,15 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkout", type=Path, action="append", default=[], metavar="PATH", help="another working tree"
     )
-    parser.add_argument(
-        "--variant",
-        dest="variants",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar=("NAME", "KEY VALUE"),
-        help="give it several times",
-    )
+    add_variants(parser, required=False)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="default: both")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="default: 1")
     parser.add_argument(
@@ -260,9 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(table(rows, mode, batch), end="\n\n")
         if args.json:
             settings = {name: value for name, value in vars(args).items() if name not in ("json", "checkout")}
-            report = {"settings": settings, "hardware": hardware(args.device), "commit": commit()}
-            report |= {"versions": versions(), "results": rows}
-            write_json(args.json, report)
+            write_json(args.json, {"settings": settings, **measured_with(args.device), "results": rows})
     except (OSError, RuntimeError, ValueError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 1

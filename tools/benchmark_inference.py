@@ -31,8 +31,9 @@ from kgdet_d2.evaluation import FashionEvaluator
 from kgdet_d2.evaluation.report import report_json
 from kgdet_d2.files import whole_file
 from kgdet_d2.modeling import for_inference
-from provenance import commit, hardware, versions
+from provenance import measured_with
 from taking_turns import quartiles, time_in_turns
+from variants import add_variants
 
 SCORES = {"box AP": ("bbox", "AP"), "AP50": ("bbox", "AP50"), "landmark AP": ("keypoints", "AP")}
 
@@ -42,15 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, metavar="YAML")
-    parser.add_argument(
-        "--variant",
-        dest="variants",
-        required=True,
-        action="append",
-        nargs="+",
-        metavar=("NAME", "KEY VALUE"),
-        help="give it several times",
-    )
+    add_variants(parser, required=True)
     parser.add_argument("--max-images", type=int, default=50, metavar="N", help="to time on; default: 50")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
@@ -144,8 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         compare_with_first(rows)
         (dataset,) = cfgs[rows[0]["name"]].DATASETS.TEST
         report = {"config": args.config_file, "opts": args.opts, "dataset": dataset}
-        report |= {"hardware": hardware(args.device), "threads": torch.get_num_threads()}
-        report |= {"commit": commit(), "versions": versions()}
+        report |= {"threads": torch.get_num_threads(), **measured_with(args.device)}
         report["results"] = [row | {"overrides": args.variants[row["name"]]} for row in rows]
         print(table(rows), f"{dataset}; {report['hardware']}, {report['threads']} used.", sep="\n\n")
         if args.json:

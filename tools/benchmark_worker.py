@@ -53,7 +53,8 @@ class Detector:
             from kgdet_d2.modeling import for_inference  # earlier builds have none
 
             self.model = for_inference(self.model, cfg)
-            self.autocast = _autocast(request | {"precision": cfg.MODEL.INFERENCE.PRECISION})
+            if cfg.MODEL.INFERENCE.PRECISION != "float32":  # the bare backbone's, too
+                self.autocast = _autocast(request | {"precision": cfg.MODEL.INFERENCE.PRECISION})
             self._split(compiled=cfg.MODEL.INFERENCE.COMPILE)
         else:
             self.optimizer = build_optimizer(cfg, self.model)

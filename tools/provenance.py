@@ -13,6 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torchvision", "detectron2", "numpy", "pycocotools")
 
 
+def measured_with(device: str) -> dict:
+    """``{"hardware", "commit", "versions"}``, as a report has them."""
+    return {"hardware": hardware(device), "commit": commit(), "versions": versions()}
+
+
 def commit() -> str:
     """The checkout's commit, with "-dirty" after it where tracked files have changed since.
 

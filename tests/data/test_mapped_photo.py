@@ -24,13 +24,8 @@ def make_photo(garments, size=(40, 30)):
 
 
 def tensors(photo):
-    fields = photo["instances"].get_fields()
-    values = [
-        photo["image"],
-        photo["weight"],
-        *(getattr(value, "tensor", value) for value in fields.values()),
-    ]
-    return dict(zip(["image", "weight", *fields], values, strict=True))
+    values = {"image": photo["image"], "weight": photo["weight"], **photo["instances"].get_fields()}
+    return {name: getattr(value, "tensor", value) for name, value in values.items()}
 
 
 def put(queue, photos, done):

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import (
-    build_detection_test_loader,
-)
+from detectron2.data import build_detection_test_loader
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 from fvcore.transforms.transform import CropTransform

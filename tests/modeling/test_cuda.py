@@ -9,10 +9,10 @@ from detectron2.utils.events import EventStorage
 
 from kgdet_d2.config import load_config
 from tests.modeling.simulated_cuda import simulated_cuda
+from tests.modeling.test_aggregation import SELECTION
 from tests.modeling.test_kgdet import photo
 
 PHOTOS = [(96, 64, [[5, 5, 60, 60]]), (64, 100, [[0, 0, 99, 60], [20, 10, 60, 40]]), (64, 64, [])]
-SELECTION = ["MODEL.KGDET.AGGREGATION", "selection", "MODEL.KGDET.COLUMNS", "[9]"]
 FLIP = ["MODEL.KGDET.FLIP_FUSION.ENABLED", True, "MODEL.KGDET.FLIP_FUSION.IN_TRAINING", True]
 SYSTEMS = {
     "kgdet": ("kgdet_tiny", []),

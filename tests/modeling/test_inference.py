@@ -9,6 +9,7 @@ from kgdet_d2.config import load_config
 from kgdet_d2.geometry.points import make_cells
 from kgdet_d2.modeling.inference import KGDetPostprocessor
 from kgdet_d2.modeling.stage_output import StageOutput
+from tests.modeling.test_aggregation import SELECTION
 from tests.modeling.test_kgdet import photo
 
 CLASSES, LANDMARKS, SIZES, STRIDES = 3, 2, [(4, 5), (2, 3)], [8, 16]
@@ -121,7 +122,6 @@ def test_scores_that_are_nan_are_no_detections():
 
 LEVELS_345 = ["MODEL.FPN.OUT_FEATURES", "['p3', 'p4', 'p5']"]
 ONE_STAGE = ["MODEL.KGDET.NUM_STAGES", "1", "MODEL.KGDET.LOSS.STAGE_WEIGHTS", "[1.0]"]
-SELECTION = ["MODEL.KGDET.AGGREGATION", "selection", "MODEL.KGDET.COLUMNS", "[9]"]
 SYSTEMS = {
     "KGDet": ("kgdet", LEVELS_345),
     "selection": ("kgdet", SELECTION),
