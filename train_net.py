@@ -25,12 +25,12 @@ from tabulate import tabulate
 from torch.nn.parallel import DistributedDataParallel
 
 from kgdet_d2.config import check_weights, load_config
-from kgdet_d2.data import FashionDatasetMapper, PhotoPairs, build_pair_train_loader, build_train_loader
+from kgdet_d2.data import FashionDatasetMapper, ImagePairs, build_pair_train_loader, build_train_loader
+from kgdet_d2.engine.hooks import check_losses
+from kgdet_d2.engine.optimizer import build_optimizer
 from kgdet_d2.evaluation import FashionEvaluator, RetrievalEvaluator
-from kgdet_d2.modeling import for_inference
-from kgdet_d2.modeling.match_rcnn import GroundTruthBoxes
-from kgdet_d2.solver import build_optimizer
-from kgdet_d2.training import check_losses
+from kgdet_d2.modeling import optimize_for_inference
+from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN
 
 logger = logging.getLogger("kgdet_d2.train_net")
 
@@ -100,7 +100,7 @@ class MatchingTrainer(Trainer):
                 f"DATASETS.TRAIN: expected one dataset, whose photos pair, got {cfg.DATASETS.TRAIN}"
             )
         return build_pair_train_loader(
-            PhotoPairs(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])),
+            ImagePairs(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])),
             mapper=FashionDatasetMapper(cfg, is_train=True),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -117,7 +117,7 @@ class MatchingTrainer(Trainer):
             for name, retrieval in zip(names, retrievals, strict=True)
         ]
         results = super().test(cfg, model, evaluators)
-        told = GroundTruthBoxes(bare).train(model.training)
+        told = GTBoxMatchRCNN(bare).train(model.training)
         mapper = FashionDatasetMapper(
             cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
         )
@@ -179,7 +179,7 @@ def main(args) -> dict:
     if args.eval_only:
         model = trainer_class.build_model(cfg).eval()
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
-        results = trainer_class.test(cfg, for_inference(model, cfg))
+        results = trainer_class.test(cfg, optimize_for_inference(model, cfg))
         if comm.is_main_process():
             verify_results(cfg, results)
         return results

@@ -22,15 +22,15 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from kgdet_d2.data.synthetic import GENERATOR_VERSION, SPLITS, generate_photo
-from kgdet_d2.data.synthetic.sheet import contact_sheet
-from kgdet_d2.files import whole_file
+from kgdet_d2.synthetic import GENERATOR_VERSION, SPLITS, generate_photo
+from kgdet_d2.synthetic.sheet import contact_sheet
+from kgdet_d2.utils.io import atomic_write
 
 RECORD = "synthetic.json"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from kgdet_d2.data.convert.deepfashion2 import read_split
+from kgdet_d2.data.convert.fld import BOXES, LANDMARKS, PARTITION
 from kgdet_d2.data.dataset import FashionDataset
-from kgdet_d2.data.deepfashion2 import read_split
-from kgdet_d2.data.fld import BOXES, LANDMARKS, PARTITION
-from kgdet_d2.files import whole_file
 from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.utils.io import atomic_write
 
 _SPLITS = {"train": ("train",), "validation": ("val", "test")}
 # What FLD's landmarks are called in DeepFashion2, the first name that the class has.
@@ -43,14 +43,14 @@ def fld_class(category_id: int) -> int:
     return FLD.class_names.index("lower" if name in _LOWER else "full" if "dress" in name else "upper")
 
 
-def fld_landmarks(landmarks: np.ndarray, category_id: int) -> np.ndarray:
+def fld_landmarks(keypoints: np.ndarray, category_id: int) -> np.ndarray:
     """DeepFashion2's landmarks (K_c, 3) of x, y, v -> FLD's visibility, x, y (K_c', 3), whole numbers."""
-    names = DEEPFASHION2.landmark_names[category_id]
+    names = DEEPFASHION2.keypoint_names[category_id]
     rows = []
-    for landmark in FLD.landmark_names[fld_class(category_id)]:
+    for landmark in FLD.keypoint_names[fld_class(category_id)]:
         part, side = landmark.split("_")
         candidates = (f"{source}_{side}" for source in _SOURCES[part])
-        rows.append(landmarks[next(names.index(name) for name in candidates if name in names)])
+        rows.append(keypoints[next(names.index(name) for name in candidates if name in names)])
     x, y, v = np.round(rows).astype(int).T
     return np.stack([2 - v, x, y], axis=1)
 
@@ -72,7 +72,7 @@ def area(annotation: dict) -> float:
 
 def write_list(path: Path, columns: str, rows: list[tuple]) -> None:
     lines = [len(rows), columns, *(" ".join(map(str, row)) for row in rows)]
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())
 
 
@@ -80,7 +80,7 @@ def convert(source: Path, root: Path) -> int:
     """Write the tree; the number of its photos."""
     photos = list(photos_of(source))
     (root / "img").mkdir(parents=True)
-    boxes, landmarks, partition = [], [], []
+    boxes, keypoints, partition = [], [], []
     for number, (photo, split) in enumerate(photos, 1):
         name = f"img/img_{number:08d}.jpg"
         shutil.copyfile(photo["file_name"], root / name)
@@ -89,14 +89,14 @@ def convert(source: Path, root: Path) -> int:
         points = fld_landmarks(garment["keypoints"].reshape(-1, 3), category_id)
         variation = _ZOOMED.get(garment["zoom_in"], _NORMAL)
         boxes.append((name, *map(round, garment["bbox"])))
-        landmarks.append((name, fld_class(category_id) + 1, variation, *points.flat))
+        keypoints.append((name, fld_class(category_id) + 1, variation, *points.flat))
         partition.append((name, split))
     places = (
         f"landmark_visibility_{n} landmark_location_x_{n} landmark_location_y_{n}"
         for n in range(1, FLD.num_keypoints + 1)
     )
     write_list(root / BOXES, "image_name x_1 y_1 x_2 y_2", boxes)
-    write_list(root / LANDMARKS, f"image_name clothes_type variation_type {' '.join(places)}", landmarks)
+    write_list(root / LANDMARKS, f"image_name clothes_type variation_type {' '.join(places)}", keypoints)
     write_list(root / PARTITION, "image_name evaluation_status", partition)
     return len(partition)
 

@@ -12,10 +12,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from kgdet_d2.data.command import exit_status, prepare_parser
-from kgdet_d2.data.deepfashion2 import read_split
-from kgdet_d2.data.native import write_split
-from kgdet_d2.data.official_coco import write_official_coco
+from kgdet_d2.data.convert.cli import exit_status, prepare_parser
+from kgdet_d2.data.convert.coco_export import write_official_coco
+from kgdet_d2.data.convert.deepfashion2 import read_split
+from kgdet_d2.data.convert.records import write_split
 
 _KNOWN_SPLITS = ("train", "validation")
 

@@ -9,10 +9,10 @@ For each split it writes ``<split>.npz`` and ``<split>_report.tsv``, a line for 
 import argparse
 import sys
 
-from kgdet_d2.data.command import exit_status, prepare_parser
-from kgdet_d2.data.fld import SPLITS, read_lists, read_split
-from kgdet_d2.data.native import count_problems, write_report, write_split
-from kgdet_d2.files import whole_file
+from kgdet_d2.data.convert.cli import exit_status, prepare_parser
+from kgdet_d2.data.convert.fld import SPLITS, read_lists, read_split
+from kgdet_d2.data.convert.records import count_problems, write_report, write_split
+from kgdet_d2.utils.io import atomic_write
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -25,7 +25,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     root, output = arguments.root, arguments.output or arguments.root / "annotations"
     splits, problems = read_lists(root, strict=arguments.strict)
     report = output / "lists_report.tsv"
-    with whole_file(report) as file:
+    with atomic_write(report) as file:
         write_report(file, problems)
     if problems:
         print(f"{report}: {len(problems)} problems\n{count_problems(problems)}", file=sys.stderr)

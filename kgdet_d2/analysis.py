@@ -34,7 +34,7 @@ from torch.utils.module_tracker import ModuleTracker
 from torchvision.ops import deform_conv2d
 
 from kgdet_d2.analysis_rcnn import is_known_rcnn, rcnn_parts, run_at_full_budget
-from kgdet_d2.modeling.deform_conv import DeformConv
+from kgdet_d2.layers.deform_conv import DeformConv
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from importlib.util import find_spec
 
 from detectron2.config import CfgNode
 
-from kgdet_d2.modeling.head import AGGREGATIONS
-from kgdet_d2.modeling.inference_mode import PRECISIONS
+from kgdet_d2.modeling.heads.kgdet_head import AGGREGATIONS
+from kgdet_d2.modeling.heads.reppoints_head import KEYPOINTS
 from kgdet_d2.modeling.losses import KEYPOINT_WEIGHTINGS
-from kgdet_d2.modeling.reppoints_head import KEYPOINTS
+from kgdet_d2.modeling.optimize import PRECISIONS
 from kgdet_d2.schema import schema_of
 
 logger = logging.getLogger(__name__)
@@ -244,7 +244,7 @@ def _box_detector_problems(cfg: CfgNode, name: str):
 
 def _match_rcnn_problems(cfg: CfgNode):
     heads, landmark_head = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_KEYPOINT_HEAD
-    if landmark_head.NAME == "LandmarkHead":
+    if landmark_head.NAME == "GarmentKeypointHead":
         try:
             schema = schema_of(landmark_head.NUM_KEYPOINTS)
         except ValueError as error:

@@ -20,7 +20,7 @@ LONG_SIDE = 768  # pixels; smaller photos are enlarged to it, else labels would 
 class _Garment:
     class_index: int
     box: np.ndarray  # (4,) x1 y1 x2 y2, pixels of the photo
-    landmarks: np.ndarray  # (K_c, 3) x, y, v; (0, 3) when there are none
+    keypoints: np.ndarray  # (K_c, 3) x, y, v; (0, 3) when there are none
     label: str
 
     @property
@@ -73,13 +73,13 @@ class FashionVisualizer(Visualizer):
         garments = []
         for index in range(len(predictions)):
             class_index = int(predictions.pred_classes[index])
-            landmarks = np.zeros((0, 3))
+            keypoints = np.zeros((0, 3))
             if predictions.has("pred_keypoints"):
-                landmarks = self._schema.gather(predictions.pred_keypoints[index].numpy(), class_index).copy()
-                landmarks[:, 2] = 2
+                keypoints = self._schema.gather(predictions.pred_keypoints[index].numpy(), class_index).copy()
+                keypoints[:, 2] = 2
             label = f"{self._schema.class_names[class_index]} {predictions.scores[index]:.0%}"
             box = predictions.pred_boxes.tensor[index].numpy()
-            garments.append(_Garment(class_index, box, landmarks, label))
+            garments.append(_Garment(class_index, box, keypoints, label))
         return self._draw_garments(garments)
 
     def draw_dataset_dict(self, dic: dict) -> VisImage:
@@ -92,16 +92,16 @@ class FashionVisualizer(Visualizer):
         for annotation in dic.get("annotations", ()):
             class_index = annotation["category_id"]
             box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-            landmarks = np.reshape(annotation.get("keypoints", ()), (-1, 3))
+            keypoints = np.reshape(annotation.get("keypoints", ()), (-1, 3))
             label = self._schema.class_names[class_index]
-            garments.append(_Garment(class_index, np.asarray(box), landmarks, label))
+            garments.append(_Garment(class_index, np.asarray(box), keypoints, label))
         return self._draw_garments(garments)
 
     def _draw_garments(self, garments: Iterable[_Garment]) -> VisImage:
         garments = sorted(garments, key=lambda garment: garment.area, reverse=True)  # small ones on top
         for garment in garments:
             self._draw_shape(garment)
-        dots = [garment.landmarks[garment.landmarks[:, 2] > 0, :2] for garment in garments]
+        dots = [garment.keypoints[garment.keypoints[:, 2] > 0, :2] for garment in garments]
         labels: list[np.ndarray] = []
         for garment in garments:
             labels.append(self._draw_label(garment, dots, labels))
@@ -114,8 +114,8 @@ class FashionVisualizer(Visualizer):
         x1, y1, x2, y2 = garment.box
         self._add_line([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], **{**style, "linewidth": 0.6 * pen})
 
-        names = self._schema.landmark_names[garment.class_index]
-        drawn = {index: landmark for index, landmark in enumerate(garment.landmarks) if landmark[2] > 0}
+        names = self._schema.keypoint_names[garment.class_index]
+        drawn = {index: landmark for index, landmark in enumerate(garment.keypoints) if landmark[2] > 0}
         for a, b in self._schema.skeleton[garment.class_index]:
             if a in drawn and b in drawn:
                 self._add_line(*np.transpose([drawn[a][:2], drawn[b][:2]]), **style)

@@ -83,13 +83,13 @@ def test_R50_by_hand():
     cells = sum((1280 >> level) * (800 >> level) for level in range(2, 6)) + 20 * 13  # p6 takes every other
     box = 7 * 7 * 256 * 1024 + 1024 * 1024 + 1024 * (14 + 4 * 13)
     mask = 14 * 14 * (4 * 9 + 4) * 256 * 256 + 28 * 28 * 256 * 13
-    landmarks = 14 * 14 * (9 * 512 * (256 + 7 * 512) + 16 * 512 * 294)
+    keypoints = 14 * 14 * (9 * 512 * (256 + 7 * 512) + 16 * 512 * 294)
     matching = 14 * 14 * 9 * (3 * 256 * 256 + 256 * 1024) + 1024 * 256
     by_hand = {
         "rpn": cells * 256 * (9 * 256 + 3 + 3 * 4),
         "box_head": 1000 * box,
         "mask_head": 100 * mask,
-        "keypoint_head": 100 * landmarks,
+        "keypoint_head": 100 * keypoints,
         "matching_head": 100 * matching,
     }
     assert {name: parts[name].multiply_adds for name in by_hand} == by_hand

@@ -2,7 +2,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import benchmark_annotations
-from kgdet_d2.data.official_coco import write_official_coco
+from kgdet_d2.data.convert.coco_export import write_official_coco
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from kgdet_d2.data import CompactAnnotations, register_fashion
-from kgdet_d2.data.compact import Garment, Photo
+from kgdet_d2.data import AnnotationTable, register_fashion
 from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.structures.annotations import Garment, Photo
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / "configs/kgdet_R50_P5-P7.yaml")
@@ -39,9 +39,9 @@ def photos():
     photos = []
     for number in range(1, 41):
         places = np.array(SKIRT_PLACES) + rng.normal(0, 0.02, (8, 2))
-        landmarks = np.column_stack([[10, 20] + [40, 60] * places, rng.integers(1, 3, 8)])
+        keypoints = np.column_stack([[10, 20] + [40, 60] * places, rng.integers(1, 3, 8)])
         box, attributes = np.float32([10, 20, 50, 80]), {"viewpoint": 2, "style": number % 3}
-        skirt = Garment(SKIRT, box, landmarks.astype(np.float32), attributes=attributes)
+        skirt = Garment(SKIRT, box, keypoints.astype(np.float32), attributes=attributes)
         photos.append(Photo(f"{number}.png", number, 64, 96, [skirt], {"pair_id": number // 2}))
     return [*photos, Photo("41.png", 41, 96, 64, [], {"pair_id": 99})]
 
@@ -57,7 +57,7 @@ def register(tmp_path, monkeypatch):
         Path("image").mkdir()
         for photo in photos:
             Image.new("RGB", (photo.width, photo.height), (90, 90, 90)).save(Path("image", photo.file_name))
-        CompactAnnotations.from_photos(photos, schema).save("mine.npz")
+        AnnotationTable.from_photos(photos, schema).save("mine.npz")
         register_fashion("mine", schema, "image", "mine.npz")
 
     return register
@@ -97,11 +97,11 @@ def test_table_json_plots_and_samples(tool, photos, register, capsys):
 
 def test_a_wrong_flip_map_is_exit_status_1(tool, photos, register, capsys, no_plots):
     """The names say that the left of the waist is the right hem's partner, and the other way round."""
-    renamed = list(DEEPFASHION2.landmark_names)
+    renamed = list(DEEPFASHION2.keypoint_names)
     names = dict(zip(renamed[SKIRT], renamed[SKIRT], strict=True))
     names["hem_right"], names["waist_right"] = "waist_right", "hem_right"
     renamed[SKIRT] = tuple(names.values())
-    register(photos, replace(DEEPFASHION2, landmark_names=tuple(renamed)))
+    register(photos, replace(DEEPFASHION2, keypoint_names=tuple(renamed)))
     assert tool.main(["mine"]) == 1
     printed = capsys.readouterr().out
     assert "skirt: 1 waist_left is paired with 7 waist_right, 3 hem_right fits better\n" in printed
@@ -147,7 +147,7 @@ def test_empty_datasets(tool, photos, register):
 
 
 def test_samples_are_random_and_no_photo_comes_twice(tool, photos):
-    annotations = CompactAnnotations.from_photos(photos, DEEPFASHION2)
+    annotations = AnnotationTable.from_photos(photos, DEEPFASHION2)
     chosen = tool.choose_samples(annotations, 3, seed=1)
     assert len(set(chosen)) == 3 and {name for _, name in chosen} == {"skirt"}
     assert (
@@ -179,7 +179,7 @@ def test_boxes_are_resized_as_photos_are(tool):
         Photo(f"{index}.jpg", index, *size, own)
         for index, (size, own) in enumerate(zip(sizes, garments, strict=True))
     ]
-    boxes = tool.resized_boxes(CompactAnnotations.from_photos(photos, DEEPFASHION2), 800, 1333)
+    boxes = tool.resized_boxes(AnnotationTable.from_photos(photos, DEEPFASHION2), 800, 1333)
     tall = box * np.tile([444 / 1000, 1333 / 3000], 2)
     np.testing.assert_allclose(boxes, [2 * box, tall, tall], rtol=1e-6)
 

@@ -17,12 +17,12 @@ from PIL import Image
 
 import train_net
 from convert_official_weights import CONFIG, main, model_shapes
+from kgdet_d2.checkpoint.mmdet import mmdet_key_map, torchvision_key_map
 from kgdet_d2.config import load_config
-from kgdet_d2.data.compact import CompactAnnotations, Garment, Photo
 from kgdet_d2.data.register import register_all
-from kgdet_d2.modeling.release import release_names, torchvision_names
 from kgdet_d2.schema import DEEPFASHION2
-from tests.modeling.release_recordings import weight
+from kgdet_d2.structures.annotations import AnnotationTable, Garment, Photo
+from tests.helpers.release_recordings import weight
 
 # The released model, but narrower.
 NARROW = f"""
@@ -55,7 +55,7 @@ def random_weights(names, shapes):
 
 @functools.cache
 def made(config, columns, depth):
-    names = release_names(depth=depth, columns=list(columns), num_stages=3)
+    names = mmdet_key_map(depth=depth, columns=list(columns), num_stages=3)
     opts = {"MODEL.KGDET.COLUMNS": list(columns), "MODEL.RESNETS.DEPTH": depth}
     return random_weights(names, model_shapes(config, opts))
 
@@ -210,7 +210,7 @@ def test_other_files_are_refused(content, config, tmp_path):
 
 
 def torchvision_state(config, depth, counted=True):
-    names = torchvision_names(depth=depth, counted=counted)
+    names = torchvision_key_map(depth=depth, counted=counted)
     shapes = model_shapes(config, {"MODEL.RESNETS.DEPTH": depth})
     state = random_weights({name: ours for name, ours in names.items() if ours}, shapes)
     for name in names:
@@ -265,10 +265,10 @@ def photo_to_evaluate(tmp_path, monkeypatch):
     folder = tmp_path / "synthfashion" / "validation" / "image"
     folder.mkdir(parents=True)
     Image.fromarray(noise).save(folder / "000001.png")
-    box, landmarks = np.array([5, 5, 60, 90], np.float32), np.full((8, 3), 2, np.float32)
-    skirt = Garment(8, box, landmarks)
+    box, keypoints = np.array([5, 5, 60, 90], np.float32), np.full((8, 3), 2, np.float32)
+    skirt = Garment(8, box, keypoints)
     photos = [Photo("000001.png", 1, 64, 96, [skirt])]
-    annotations = CompactAnnotations.from_photos(photos, DEEPFASHION2)
+    annotations = AnnotationTable.from_photos(photos, DEEPFASHION2)
     annotations.save(tmp_path / "synthfashion" / "annotations" / "validation.npz")
 
 

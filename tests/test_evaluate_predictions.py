@@ -14,10 +14,10 @@ from pycocotools.cocoeval import COCOeval
 
 import evaluate_predictions as tool
 from kgdet_d2.evaluation import FashionEvaluator
-from kgdet_d2.evaluation.predictions import Predictions
 from kgdet_d2.schema import DEEPFASHION2, FLD
-from tests.evaluation.columns import columns
-from tests.evaluation.conftest import random_scene
+from kgdet_d2.structures.predictions import Predictions
+from tests.helpers.columns import columns
+from tests.helpers.scenes import random_scene
 
 NAME = "test_evaluate_predictions"
 TASKS = ("bbox", "keypoints", "keypoints_visible")
@@ -143,8 +143,8 @@ def test_the_export_gives_the_numbers_back_exactly(scene, stored, tmp_path):
         keypoints = np.array(result["keypoints"], np.float32).reshape(-1, 3)
         assert keypoints.shape == (scene.schema.num_keypoints, 3)
         own = scene.schema.gather(keypoints, predictions.category_id[row])
-        start, end = predictions.landmark_offsets[row : row + 2]
-        assert np.array_equal(own[:, :2], predictions.landmarks[start:end])
+        start, end = predictions.keypoint_offsets[row : row + 2]
+        assert np.array_equal(own[:, :2], predictions.keypoints[start:end])
         assert (own[:, 2] == predictions.score[row]).all()
 
 

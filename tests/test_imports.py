@@ -8,10 +8,15 @@ import pytest
 PACKAGE = "kgdet_d2"
 ALLOWED = {
     "schema": {"schema"},
+    "utils": {"utils"},
     "geometry": {"geometry"},
-    "modeling": {"modeling", "geometry", "schema"},
-    "data": {"data", "schema", "geometry", "files"},
-    "evaluation": {"evaluation", "schema", "geometry", "files"},
+    "layers": {"layers", "geometry"},
+    "structures": {"structures", "schema", "utils"},
+    "modeling": {"modeling", "layers", "geometry", "schema"},
+    "data": {"data", "structures", "schema", "geometry", "utils"},
+    "evaluation": {"evaluation", "structures", "schema", "geometry", "utils"},
+    "synthetic": {"synthetic", "schema"},
+    "checkpoint": {"checkpoint", "modeling", "schema", "utils"},
 }
 NEVER = {"train_net", "tools", "datasets", "tests"}
 THIRD_PARTY = {"schema": {"numpy"}, "geometry": {"torch"}}

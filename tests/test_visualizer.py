@@ -24,8 +24,8 @@ def grey_photo(height=SIDE, width=SIDE):
     return np.full((height, width, 3), 128, np.uint8)
 
 
-def record(visibility, landmarks=LANDMARKS, **changes):
-    keypoints = np.concatenate([landmarks, np.reshape(visibility, (-1, 1))], axis=1)
+def record(visibility, keypoints=LANDMARKS, **changes):
+    keypoints = np.concatenate([keypoints, np.reshape(visibility, (-1, 1))], axis=1)
     annotation = {
         "bbox": list(BOX),
         "bbox_mode": BoxMode.XYXY_ABS,

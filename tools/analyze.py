@@ -29,7 +29,7 @@ from tabulate import SEPARATING_LINE, tabulate
 
 from kgdet_d2.analysis import Counts, count_parts, table_1_differences, total
 from kgdet_d2.config import load_config
-from kgdet_d2.files import write_json
+from kgdet_d2.utils.io import write_json
 
 GIGA = 1e9
 HEADERS = ["part", "parameters", "trainable", "conv G", "deformable G", "total G", "paper's G"]

@@ -41,9 +41,9 @@ from types import TracebackType
 import torch
 from tabulate import tabulate
 
-from kgdet_d2.files import write_json
-from kgdet_d2.modeling.inference_mode import PRECISIONS
-from provenance import ROOT, measured_with
+from kgdet_d2.modeling.optimize import PRECISIONS
+from kgdet_d2.utils.environment import ROOT, measured_with
+from kgdet_d2.utils.io import write_json
 from taking_turns import quartiles
 from variants import add_variants
 

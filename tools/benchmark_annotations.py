@@ -31,10 +31,10 @@ from detectron2.data import DatasetCatalog, build_detection_train_loader, get_de
 from detectron2.data.datasets import load_coco_json
 from tabulate import tabulate
 
-from kgdet_d2.data import CompactAnnotations, register_fashion, training_dataset
-from kgdet_d2.data.official_coco import write_official_coco
-from kgdet_d2.files import whole_file
+from kgdet_d2.data import AnnotationTable, register_fashion, training_dataset
+from kgdet_d2.data.convert.coco_export import write_official_coco
 from kgdet_d2.schema import DEEPFASHION2
+from kgdet_d2.utils.io import atomic_write
 
 GIGA = 1e9
 BATCH_SIZE, BATCHES = 16, 50
@@ -56,16 +56,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def made_up_annotations(photos: int, garments: int) -> CompactAnnotations:
+def made_up_annotations(photos: int, garments: int) -> AnnotationTable:
     """Random columns with DeepFashion2's classes, attributes and about its numbers of polygon vertices."""
     rng = np.random.default_rng(0)
-    counts = np.array([DEEPFASHION2.num_landmarks(index) for index in range(DEEPFASHION2.num_classes)])
+    counts = np.array([DEEPFASHION2.num_class_keypoints(index) for index in range(DEEPFASHION2.num_classes)])
     category_id = rng.integers(0, len(counts), garments, dtype=np.int32)
-    landmark_offsets = _offsets(counts[category_id])
+    keypoint_offsets = _offsets(counts[category_id])
     polygon_offsets = _offsets(rng.integers(1, 4, garments))
     vertex_offsets = _offsets(rng.integers(3, 40, polygon_offsets[-1]))
     corner = rng.uniform(0, 300, (garments, 2))
-    return CompactAnnotations(
+    return AnnotationTable(
         schema=DEEPFASHION2,
         file_name=np.array([f"{number:06d}.jpg" for number in range(1, photos + 1)]),
         image_id=np.arange(1, photos + 1),
@@ -74,9 +74,9 @@ def made_up_annotations(photos: int, garments: int) -> CompactAnnotations:
         garment_offsets=_offsets(np.bincount(rng.integers(0, photos, garments), minlength=photos)),
         category_id=category_id,
         box=np.hstack([corner, corner + rng.uniform(20, 150, (garments, 2))]).astype(np.float32).round(),
-        landmark_offsets=landmark_offsets,
+        keypoint_offsets=keypoint_offsets,
         polygon_offsets=polygon_offsets,
-        landmarks=rng.integers(0, (468, 624, 3), (landmark_offsets[-1], 3)).astype(np.float32),
+        keypoints=rng.integers(0, (468, 624, 3), (keypoint_offsets[-1], 3)).astype(np.float32),
         vertex_offsets=vertex_offsets,
         vertices=rng.uniform(0, 460, (vertex_offsets[-1], 2)).astype(np.float32).round(1),
         photo_attributes={
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         files = {"compact": Path(folder) / "train.npz", "usual JSON": Path(folder) / "train.json"}
         annotations = made_up_annotations(args.photos, args.garments)
         annotations.save(files["compact"])
-        with whole_file(files["usual JSON"]) as stream:
+        with atomic_write(files["usual JSON"]) as stream:
             write_official_coco(stream, annotations, visible_only=False, description="writing the usual JSON")
         del annotations
         results = {way: [] for way in files}
@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(results))
     print(f"\nimports: {_median(results['compact'], 'imports GB'):.2f} GB of each peak")
     if args.json:
-        with whole_file(args.json) as stream:
+        with atomic_write(args.json) as stream:
             stream.write(json.dumps({"arguments": vars(args) | {"json": None}, "runs": results}).encode())
 
 

@@ -31,8 +31,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from kgdet_d2.evaluation import FashionEvaluator
-from kgdet_d2.files import write_json
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
+from kgdet_d2.utils.io import write_json
 
 WIDTH, HEIGHT = 468, 702
 # Garments of each class in DeepFashion2's training split.
@@ -149,8 +149,8 @@ EVALUATORS = {
 
 
 def on_all_slots(annotation: dict) -> dict:
-    landmarks = np.reshape(annotation["keypoints"], (-1, 3))
-    keypoints = SCHEMA.scatter(landmarks, annotation["category_id"])
+    keypoints = np.reshape(annotation["keypoints"], (-1, 3))
+    keypoints = SCHEMA.scatter(keypoints, annotation["category_id"])
     return {**annotation, "keypoints": keypoints.ravel().tolist()}
 
 
@@ -169,14 +169,14 @@ def random_annotation(rng: np.random.Generator) -> dict:
     class_index = int(rng.choice(len(FREQUENCY), p=FREQUENCY))
     size = rng.uniform(0.1, 0.9, 2) * (WIDTH, HEIGHT)
     corner = rng.random(2) * ((WIDTH, HEIGHT) - size)
-    count = SCHEMA.num_landmarks(class_index)
+    count = SCHEMA.num_class_keypoints(class_index)
     visibility = rng.choice([0, 1, 2], count, p=[0.1, 0.2, 0.7]) * (rng.random() > 0.05)
-    landmarks = np.c_[corner + size * rng.random((count, 2)), visibility] * (visibility > 0)[:, None]
+    keypoints = np.c_[corner + size * rng.random((count, 2)), visibility] * (visibility > 0)[:, None]
     return {
         "bbox": [*corner.tolist(), *(corner + size).tolist()],
         "bbox_mode": BoxMode.XYXY_ABS,
         "category_id": class_index,
-        "keypoints": landmarks.ravel().tolist(),
+        "keypoints": keypoints.ravel().tolist(),
         "iscrowd": 0,
     }
 

@@ -29,9 +29,9 @@ from kgdet_d2.config import check_weights, load_config
 from kgdet_d2.data import FashionDatasetMapper
 from kgdet_d2.evaluation import FashionEvaluator
 from kgdet_d2.evaluation.report import report_json
-from kgdet_d2.files import whole_file
-from kgdet_d2.modeling import for_inference
-from provenance import measured_with
+from kgdet_d2.modeling import optimize_for_inference
+from kgdet_d2.utils.environment import measured_with
+from kgdet_d2.utils.io import atomic_write
 from taking_turns import quartiles, time_in_turns
 from variants import add_variants
 
@@ -77,7 +77,7 @@ def load_model(cfg: CfgNode) -> nn.Module:
     """As ``MODEL.INFERENCE`` wants it."""
     model = build_model(cfg).eval()
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    return for_inference(model, cfg)
+    return optimize_for_inference(model, cfg)
 
 
 @torch.inference_mode()  # what is compiled for it serves both
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report["results"] = [row | {"overrides": args.variants[row["name"]]} for row in rows]
         print(table(rows), f"{dataset}; {report['hardware']}, {report['threads']} used.", sep="\n\n")
         if args.json:
-            with whole_file(args.json) as file:
+            with atomic_write(args.json) as file:
                 file.write(report_json(report))
     except (OSError, RuntimeError, ValueError) as error:
         print(f"benchmark_inference.py: {error}", file=sys.stderr)

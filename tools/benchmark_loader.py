@@ -40,11 +40,11 @@ from tabulate import SEPARATING_LINE, tabulate
 
 from kgdet_d2.config import load_config
 from kgdet_d2.data import FashionDatasetMapper, build_train_loader, mapper, register_fashion, training_dataset
-from kgdet_d2.data.deepfashion2 import read_split
-from kgdet_d2.data.synthetic import generate_photo
-from kgdet_d2.files import write_json
+from kgdet_d2.data.convert.deepfashion2 import read_split
+from kgdet_d2.engine.optimizer import build_optimizer
 from kgdet_d2.schema import DEEPFASHION2
-from kgdet_d2.solver import build_optimizer
+from kgdet_d2.synthetic import generate_photo
+from kgdet_d2.utils.io import write_json
 
 CONFIG = Path(__file__).parents[1] / "configs" / "Base-KGDet.yaml"
 DRAWN, DRAWN_SIDE, DRAWN_QUALITY = 32, 748, 88  # photos, longer side in pixels, of JPEG

@@ -21,8 +21,8 @@ from torchvision.ops import deform_conv2d
 
 import kgdet_d2
 from kgdet_d2.config import load_config
-from kgdet_d2.modeling import aggregation
-from kgdet_d2.solver import build_optimizer
+from kgdet_d2.engine.optimizer import build_optimizer
+from kgdet_d2.modeling.heads import aggregation
 from measuring import Clock, peak_megabytes
 
 GARMENTS = 2  # of each made-up photo
@@ -50,9 +50,9 @@ class Detector:
         self._let_through(request["candidates"])
         self.clock = Clock(self.device)
         if request["variant"]:
-            from kgdet_d2.modeling import for_inference  # earlier builds have none
+            from kgdet_d2.modeling import optimize_for_inference  # earlier builds have none
 
-            self.model = for_inference(self.model, cfg)
+            self.model = optimize_for_inference(self.model, cfg)
             if cfg.MODEL.INFERENCE.PRECISION != "float32":  # the bare backbone's, too
                 self.autocast = _autocast(request | {"precision": cfg.MODEL.INFERENCE.PRECISION})
             self._split(compiled=cfg.MODEL.INFERENCE.COMPILE)
@@ -192,7 +192,7 @@ class Aggregation:
                     for branch, features in zip(self.branches, self.maps, strict=True)
                 ]
             # In earlier builds every aggregation takes the points themselves.
-            points = getattr(aggregation, "SamplingPoints", lambda points: points)(self.points)
+            points = getattr(aggregation, "SamplingLocations", lambda points: points)(self.points)
             return [
                 branch(features, points) for branch, features in zip(self.branches, self.maps, strict=True)
             ]

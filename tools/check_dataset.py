@@ -30,14 +30,22 @@ from tabulate import tabulate
 
 from draw_predictions import fit, grid, titled, write_jpeg
 from kgdet_d2.config import load_config
-from kgdet_d2.data import CompactAnnotations, FashionDataset, plots, statistics
-from kgdet_d2.data.compact import Garment, Photo
-from kgdet_d2.data.flip_check import AGREES, CONTRADICTED, TOO_CLOSE, TOO_FEW, FlipCheck, check_flip_map
-from kgdet_d2.data.image import read_image
-from kgdet_d2.data.statistics import Row
-from kgdet_d2.files import whole_file
-from kgdet_d2.modeling.assigner import assign_cells
+from kgdet_d2.data import AnnotationTable, FashionDataset
+from kgdet_d2.data.inspect import plots, statistics
+from kgdet_d2.data.inspect.flip_check import (
+    AGREES,
+    CONTRADICTED,
+    TOO_CLOSE,
+    TOO_FEW,
+    FlipCheck,
+    check_flip_map,
+)
+from kgdet_d2.data.inspect.statistics import Row
+from kgdet_d2.data.mapper import read_image
+from kgdet_d2.modeling.assigners import assign_by_center
 from kgdet_d2.schema import KeypointSchema
+from kgdet_d2.structures.annotations import Garment, Photo
+from kgdet_d2.utils.io import atomic_write
 from kgdet_d2.visualizer import FashionVisualizer
 
 PYRAMID = (3, 7)  # p3..p7
@@ -83,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_all(args.dataset, overview, tables, checks, annotations.schema)
     report = {"dataset": args.dataset, "overview": overview, **tables}
     report["flip map"] = flip_rows(checks, annotations.schema)
-    with whole_file(output / "statistics.json") as file:
+    with atomic_write(output / "statistics.json") as file:
         file.write(json.dumps(report, indent=1, allow_nan=False).encode() + b"\n")
     write_plots(output, annotations, tables, checks)
     chosen = choose_samples(annotations, args.samples, args.seed)
@@ -99,7 +107,7 @@ def schema_of(name: str) -> KeypointSchema:
     return schema
 
 
-def columns_of(dataset: FashionDataset | Sequence[dict], schema: KeypointSchema) -> CompactAnnotations:
+def columns_of(dataset: FashionDataset | Sequence[dict], schema: KeypointSchema) -> AnnotationTable:
     """The columns that a dataset is made of; plain dataset dicts are turned into columns.
 
     Raises:
@@ -113,7 +121,7 @@ def columns_of(dataset: FashionDataset | Sequence[dict], schema: KeypointSchema)
             photos.append(_photo(number, record, schema))
         except KeyError as error:
             raise ValueError(f"photo {number} of the list, {record.get('file_name')}: no {error}") from error
-    return CompactAnnotations.from_photos(photos, schema)
+    return AnnotationTable.from_photos(photos, schema)
 
 
 def _photo(number: int, record: dict, schema: KeypointSchema) -> Photo:
@@ -124,7 +132,7 @@ def _photo(number: int, record: dict, schema: KeypointSchema) -> Photo:
 
 def _garment(annotation: dict, schema: KeypointSchema) -> Garment:
     index = annotation["category_id"]
-    absent = np.zeros(3 * schema.num_landmarks(index))
+    absent = np.zeros(3 * schema.num_class_keypoints(index))
     return Garment(
         index,
         np.array(BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)),
@@ -133,7 +141,7 @@ def _garment(annotation: dict, schema: KeypointSchema) -> Garment:
     )
 
 
-def count(annotations: CompactAnnotations, cfg: CfgNode) -> dict[str, list[Row]]:
+def count(annotations: AnnotationTable, cfg: CfgNode) -> dict[str, list[Row]]:
     """All tables by title."""
     boxes = resized_boxes(annotations, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     low, high = PYRAMID
@@ -151,11 +159,11 @@ def count(annotations: CompactAnnotations, cfg: CfgNode) -> dict[str, list[Row]]
         tables["levels of the config"] = statistics.levels(annotations, level, cfg.MODEL.FPN.OUT_FEATURES)
     return tables | {
         "attributes": statistics.attributes(annotations),
-        "landmarks": statistics.landmarks(annotations),
+        "landmarks": statistics.keypoints(annotations),
     }
 
 
-def resized_boxes(annotations: CompactAnnotations, short_side: int, long_side: int) -> np.ndarray:
+def resized_boxes(annotations: AnnotationTable, short_side: int, long_side: int) -> np.ndarray:
     """float32 (G, 4): the boxes in photos resized to these sides, in pixels, as for testing."""
     old = np.column_stack([annotations.height, annotations.width])
     unique, photo = np.unique(old, axis=0, return_inverse=True)
@@ -175,7 +183,7 @@ def assigned_levels(boxes: np.ndarray, lowest: int, highest: int) -> np.ndarray:
 
     def assign(box: torch.Tensor) -> torch.Tensor:
         cells = ((box[:2] + box[2:]) / 2).expand(len(strides), 2)
-        return assign_cells(box[None], cells, strides, valid, num_positives=1)
+        return assign_by_center(box[None], cells, strides, valid, num_positives=1)
 
     if len(boxes) == 0:
         return np.zeros(0, dtype=np.int64)
@@ -215,7 +223,7 @@ def flip_rows(checks: list[FlipCheck], schema: KeypointSchema) -> list[Row]:
 
     rows = []
     for check in checks:
-        names = [f"{n} {name}" for n, name in enumerate(schema.landmark_names[check.category_id], 1)]
+        names = [f"{n} {name}" for n, name in enumerate(schema.keypoint_names[check.category_id], 1)]
         rows += [
             {
                 "class": schema.class_names[check.category_id],
@@ -235,23 +243,23 @@ def flip_rows(checks: list[FlipCheck], schema: KeypointSchema) -> list[Row]:
 
 
 def write_plots(
-    output: Path, annotations: CompactAnnotations, tables: dict[str, list[Row]], checks: list[FlipCheck]
+    output: Path, annotations: AnnotationTable, tables: dict[str, list[Row]], checks: list[FlipCheck]
 ) -> None:
     figures: dict[str, Figure] = {
         "garments": plots.garments_figure(tables["classes"], tables["garments per photo"]),
         "boxes": plots.boxes_figure(annotations),
         "levels": plots.levels_figure(tables["levels"]),
-        "landmarks": plots.landmarks_figure(tables["landmarks"]),
+        "landmarks": plots.keypoints_figure(tables["landmarks"]),
         "flip_map": plots.flip_map_figure(checks, annotations.schema),
     }
     if tables["attributes"]:
         figures["attributes"] = plots.attributes_figure(tables["attributes"])
     for name, figure in figures.items():
-        with whole_file(output / f"{name}.png") as file:
+        with atomic_write(output / f"{name}.png") as file:
             figure.savefig(file, format="png")
 
 
-def choose_samples(annotations: CompactAnnotations, per_class: int, seed: int) -> list[tuple[int, str]]:
+def choose_samples(annotations: AnnotationTable, per_class: int, seed: int) -> list[tuple[int, str]]:
     """(photo, class's name), at random: so many photos of each class, or all, no photo twice."""
     rng = np.random.default_rng(seed)
     photo = np.repeat(np.arange(len(annotations)), np.diff(annotations.garment_offsets))

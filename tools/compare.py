@@ -40,8 +40,8 @@ from tabulate import tabulate
 from kgdet_d2.analysis import count_parts, total
 from kgdet_d2.config import load_config
 from kgdet_d2.data import FashionDatasetMapper
-from kgdet_d2.files import write_json
-from provenance import ROOT, commit, hardware, versions
+from kgdet_d2.utils.environment import ROOT, commit, hardware, versions
+from kgdet_d2.utils.io import write_json
 from taking_turns import quartiles, time_in_turns
 
 SCORES = {

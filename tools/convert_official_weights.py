@@ -26,17 +26,17 @@ from typing import Any
 
 import torch
 
-from kgdet_d2.config import load_config
-from kgdet_d2.files import whole_file
-from kgdet_d2.modeling.meta_arch import KGDet
-from kgdet_d2.modeling.release import (
+from kgdet_d2.checkpoint.mmdet import (
     Architecture,
+    mmdet_key_map,
     read_architecture,
     read_resnet_depth,
-    release_names,
-    torchvision_names,
-    translate,
+    rename_keys,
+    torchvision_key_map,
 )
+from kgdet_d2.config import load_config
+from kgdet_d2.modeling.meta_arch import KGDet
+from kgdet_d2.utils.io import atomic_write
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/kgdet_R50.yaml"
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         converted, opts = convert(checkpoint, str(args.config_file), origin_of(args.input))
     except ValueError as error:
         raise ValueError(f"{args.input}: {error}") from error
-    with whole_file(args.output) as file:
+    with atomic_write(args.output) as file:
         torch.save(converted, file)
     print(f"{args.output}: written")
     changes = " ".join(f'{key} "{value}"' for key, value in opts.items())
@@ -110,13 +110,13 @@ def from_release(
         author, depth = "torchvision", read_resnet_depth(state)
         opts = changes_to(config_file, {"MODEL.RESNETS.DEPTH": depth})
         counted = any(name.endswith("num_batches_tracked") for name in state)
-        names = torchvision_names(depth=depth, counted=counted)
+        names = torchvision_key_map(depth=depth, counted=counted)
     else:
         author, architecture = "KGDet's release", read_architecture(state, "release")
         opts = changes_to(config_file, keys_of(architecture))
-        names = release_names(**vars(architecture))
+        names = mmdet_key_map(**vars(architecture))
     shapes = model_shapes(config_file, opts)
-    model = translate(state, names, {name: shapes.get(ours) for name, ours in names.items() if ours})
+    model = rename_keys(state, names, {name: shapes.get(ours) for name, ours in names.items() if ours})
     dropped = {name: state[name] for name, ours in names.items() if not ours}
     dropped = {name: value.item() if value.ndim == 0 else None for name, value in dropped.items()}
     origin = {**origin, "meta": checkpoint.get("meta", {}), "dropped": dropped}
@@ -134,9 +134,9 @@ def to_release(
     state, before = checkpoint.get("model", {}), checkpoint.get("origin", {})
     architecture = read_architecture(state, "ours")
     opts = changes_to(config_file, keys_of(architecture))
-    names = release_names(**vars(architecture))
+    names = mmdet_key_map(**vars(architecture))
     back = {ours: name for name, ours in names.items() if ours}
-    kept = translate(state, back, model_shapes(config_file, opts))
+    kept = rename_keys(state, back, model_shapes(config_file, opts))
     dropped = before.get("dropped", {})
     state_dict = OrderedDict(
         (name, kept[name] if ours else torch.tensor(dropped.get(name, 0))) for name, ours in names.items()

@@ -23,8 +23,8 @@ from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
 from kgdet_d2.config import check_weights, load_config
-from kgdet_d2.files import whole_file
-from kgdet_d2.modeling import for_inference
+from kgdet_d2.modeling import optimize_for_inference
+from kgdet_d2.utils.io import atomic_write
 from kgdet_d2.visualizer import FashionVisualizer
 
 PAGE_COLUMNS = 4
@@ -64,7 +64,7 @@ def draw_dataset(
         raise ValueError(f"dataset {dataset!r}: no photos among the first {max_images} to draw")
     metadata = MetadataCatalog.get(dataset)
     predictor = DefaultPredictor(cfg)
-    predictor.model = for_inference(predictor.model, cfg)
+    predictor.model = optimize_for_inference(predictor.model, cfg)
     cells = []
     for record in tqdm(records, desc=f"drawing {dataset}", unit="photo"):
         figure = draw_photo(record, predictor, metadata, score_threshold)
@@ -122,7 +122,7 @@ def grid(cells: list[np.ndarray], columns: int) -> np.ndarray:
 
 
 def write_jpeg(path: Path, image: np.ndarray) -> None:
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
 
 

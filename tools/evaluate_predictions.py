@@ -27,20 +27,20 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 import kgdet_d2  # noqa: F401, registers the datasets
 from kgdet_d2.evaluation import plots
 from kgdet_d2.evaluation.average_precision import AveragePrecision, average_precisions
-from kgdet_d2.evaluation.errors import DetectionErrors, find_errors
+from kgdet_d2.evaluation.by_attribute import attribute_values, subset_scores
 from kgdet_d2.evaluation.ground_truth import GroundTruth
-from kgdet_d2.evaluation.landmark_error import landmark_errors
-from kgdet_d2.evaluation.overlaps import BoxOverlaps
-from kgdet_d2.evaluation.predictions import Predictions
+from kgdet_d2.evaluation.keypoint_error import keypoint_errors
+from kgdet_d2.evaluation.matching import BoxMatcher
 from kgdet_d2.evaluation.report import (
     error_report,
     errors_csv,
-    landmark_report,
+    keypoint_report,
     markdown,
     report_json,
 )
-from kgdet_d2.evaluation.subsets import attribute_values, subset_scores
-from kgdet_d2.files import whole_file, write_json_array
+from kgdet_d2.evaluation.tide import DetectionErrors, find_errors
+from kgdet_d2.structures.predictions import Predictions
+from kgdet_d2.utils.io import atomic_write, write_json_array
 
 PANELS = {
     "bbox": "Boxes, IoU 0.5",
@@ -74,17 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     truth, predictions = load(args.dataset, args.predictions)
     subsets = None if args.subsets is None else attribute_values(truth, args.subsets or None)
     curves = {task: whole for task, (whole,) in average_precisions(truth, predictions).items()}
-    overlaps = BoxOverlaps(truth, predictions)
+    overlaps = BoxMatcher(truth, predictions)
     report = {
         "dataset": args.dataset,
         "predictions": str(args.predictions),
         **counts(truth, predictions),
         "scores": {task: result.summary() for task, result in curves.items()},
     }
-    if predictions.has_landmarks:
+    if predictions.has_keypoints:
         report["landmark_error"] = {
-            "visible": landmark_report(landmark_errors(overlaps, visible_only=True)),
-            "labelled": landmark_report(landmark_errors(overlaps, visible_only=False)),
+            "visible": keypoint_report(keypoint_errors(overlaps, visible_only=True)),
+            "labelled": keypoint_report(keypoint_errors(overlaps, visible_only=False)),
         }
     if subsets is not None:
         report["subsets"] = subset_scores(truth, predictions, subsets)
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.output and errors:
         write_errors(args.output, report["errors"], errors)
     if args.export_coco:
-        with whole_file(args.export_coco) as file:
+        with atomic_write(args.export_coco) as file:
             write_json_array(file, predictions.coco_results())
 
 
@@ -138,13 +138,13 @@ def counts(truth: GroundTruth, predictions: Predictions) -> dict:
 
 def write_report(folder: Path, report: dict, curves: dict[str, AveragePrecision]) -> None:
     for name, content in {"md": markdown(report).encode(), "json": report_json(report)}.items():
-        with whole_file(folder / f"evaluation.{name}") as file:
+        with atomic_write(folder / f"evaluation.{name}") as file:
             file.write(content)
     panels = {PANELS[task]: result for task, result in curves.items()}
     plots.save_png(plots.precision_recall_figure(panels), folder / "precision_recall.png")
     if "landmark_error" in report:
-        by_landmark = report["landmark_error"]["visible"]["by_landmark"]
-        plots.save_png(plots.landmark_figure(by_landmark), folder / "landmark_error.png")
+        by_keypoint = report["landmark_error"]["visible"]["by_landmark"]
+        plots.save_png(plots.keypoint_figure(by_keypoint), folder / "landmark_error.png")
 
 
 def write_errors(folder: Path, report: dict, errors: DetectionErrors) -> None:
@@ -152,7 +152,7 @@ def write_errors(folder: Path, report: dict, errors: DetectionErrors) -> None:
     threshold = report["score_threshold"]
     plots.save_png(plots.errors_figure(report["kinds"], report["AP50"]), folder / "errors.png")
     plots.save_png(plots.confusion_figure(report["confusion"], threshold), folder / "confusion.png")
-    with whole_file(folder / "errors.csv") as file:
+    with atomic_write(folder / "errors.csv") as file:
         file.writelines(errors_csv(errors, score_threshold=threshold))
 
 

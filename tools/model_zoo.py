@@ -16,8 +16,8 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from compare import SCORES, conditions, score, table
-from kgdet_d2.files import whole_file
-from provenance import ROOT
+from kgdet_d2.utils.environment import ROOT
+from kgdet_d2.utils.io import atomic_write
 
 RESULTS, PAGE = ROOT / "docs/results", ROOT / "docs/MODEL_ZOO.md"
 NOT_RUN = "not run"
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     try:
         text = page(read_results())
-        with whole_file(PAGE) as file:
+        with atomic_write(PAGE) as file:
             file.write(text.encode())
     except (OSError, ValueError) as error:
         print(f"model_zoo.py: {error}", file=sys.stderr)

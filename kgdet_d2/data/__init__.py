@@ -1,17 +1,16 @@
 """From photos and annotations to what the model takes."""
 
-from kgdet_d2.data.compact import CompactAnnotations
 from kgdet_d2.data.dataset import FashionDataset, training_dataset
-from kgdet_d2.data.loader import build_train_loader
+from kgdet_d2.data.loaders import ImagePairs, build_pair_train_loader, build_train_loader
 from kgdet_d2.data.mapper import FashionDatasetMapper
-from kgdet_d2.data.pairs import PhotoPairs, build_pair_train_loader
 from kgdet_d2.data.register import register_all, register_fashion
+from kgdet_d2.structures.annotations import AnnotationTable
 
 __all__ = [
-    "CompactAnnotations",
+    "AnnotationTable",
     "FashionDataset",
     "FashionDatasetMapper",
-    "PhotoPairs",
+    "ImagePairs",
     "build_pair_train_loader",
     "build_train_loader",
     "register_all",

@@ -12,7 +12,7 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations, pri
 from detectron2.structures import BoxMode
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from kgdet_d2.data.compact import CompactAnnotations
+from kgdet_d2.structures.annotations import AnnotationTable
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class FashionDataset(Dataset, Sequence):
         image_root: the folder that their file names are relative to.
     """
 
-    def __init__(self, annotations: CompactAnnotations, image_root: str | Path) -> None:
+    def __init__(self, annotations: AnnotationTable, image_root: str | Path) -> None:
         self.annotations = annotations
         self.image_root = str(image_root)
         self._has_area = (annotations.box[:, 2:] > annotations.box[:, :2]).all(axis=1)
@@ -59,7 +59,7 @@ class FashionDataset(Dataset, Sequence):
 
     def _annotation(self, row: int) -> dict:
         columns = self.annotations
-        landmarks = slice(*columns.landmark_offsets[row : row + 2])
+        keypoints = slice(*columns.keypoint_offsets[row : row + 2])
         first, last = columns.polygon_offsets[row : row + 2].tolist()
         edges = columns.vertex_offsets[first : last + 1].tolist()
         return {
@@ -67,7 +67,7 @@ class FashionDataset(Dataset, Sequence):
             "bbox_mode": BoxMode.XYXY_ABS,
             "category_id": int(columns.category_id[row]),
             **{name: array[row].item() for name, array in columns.garment_attributes.items()},
-            "keypoints": columns.landmarks[landmarks].flatten(),
+            "keypoints": columns.keypoints[keypoints].flatten(),
             "segmentation": [columns.vertices[slice(*ends)].flatten() for ends in pairwise(edges)],
             "iscrowd": 0,
         }

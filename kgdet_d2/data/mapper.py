@@ -1,6 +1,10 @@
 """One dataset dict -> what the model takes: Detectron2's mapper, for landmarks that differ by class."""
 
 import copy
+import io
+import pickle
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -10,11 +14,73 @@ from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances, Keypoints
+from detectron2.utils.file_io import PathManager
+from PIL import Image
 
 from kgdet_d2.data.augmentation import build_train_augmentations
-from kgdet_d2.data.image import read_image
-from kgdet_d2.data.mapped_photo import MappedPhoto
 from kgdet_d2.schema import KeypointSchema
+
+
+def read_image(file_name: str, image_format: str) -> np.ndarray:
+    """Read a photo upright (EXIF orientation applied), as Detectron2's ``read_image`` does.
+
+    Grey, palette and CMYK photos are converted to ``image_format``, an alpha channel is left out, and of an
+    animation the first picture is taken. Detectron2 makes 16-bit grey white above 255; here its upper byte
+    is kept, which is what Pillow does with 16-bit colour.
+
+    Args:
+        file_name: the file, of any format that Pillow reads.
+        image_format: one of Pillow's modes, ``"BGR"`` or ``"YUV-BT.601"``, as ``INPUT.FORMAT``.
+
+    Returns:
+        uint8 (H, W, C), C channels in the order of ``image_format``; float in ``"YUV-BT.601"``.
+
+    Raises:
+        RuntimeError: the file cannot be read, or its values have no known range.
+    """
+    try:
+        with PathManager.open(file_name, "rb") as file:
+            image = utils._apply_exif_orientation(Image.open(file))
+            return utils.convert_PIL_to_numpy(_eight_bits(image), image_format)
+    # What Pillow raises for damaged files of several formats.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise RuntimeError(f"{file_name}: cannot read the photo: {error}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"expected 8 or 16 bits a channel, got Pillow's mode {image.mode!r}")
+    return image
+
+
+# Tensors of up to so many bytes travel in the message. Larger ones arrive sooner through shared memory.
+_IN_MESSAGE = 2**17
+
+
+class MappedImage(dict):
+    """What a mapper makes of a dataset dict.
+
+    PyTorch sends every tensor to another process as a file of shared memory, over a connection opened for it.
+    For the five of a small photo that takes longer than to map it. Here small tensors are in the message.
+    """
+
+
+def _as_message(photo: MappedImage) -> tuple[Callable[[bytes], dict], tuple[bytes]]:
+    message = io.BytesIO()
+    _PhotoPickler(message, pickle.HIGHEST_PROTOCOL).dump(dict(photo))
+    return pickle.loads, (message.getvalue(),)
+
+
+class _PhotoPickler(ForkingPickler):
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.nbytes <= _IN_MESSAGE:
+            return torch.from_numpy, (value.numpy(),)
+        return NotImplemented
+
+
+ForkingPickler.register(MappedImage, _as_message)
 
 
 class FashionDatasetMapper(DatasetMapper):
@@ -59,7 +125,7 @@ class FashionDatasetMapper(DatasetMapper):
             arguments["recompute_boxes"] = cropped and cfg.MODEL.MASK_ON
         return {**arguments, "use_keypoint": cfg.MODEL.KEYPOINT_ON, "schema": schema}
 
-    def __call__(self, dataset_dict: dict) -> MappedPhoto:
+    def __call__(self, dataset_dict: dict) -> MappedImage:
         """Map one photo; the dict stays as it is.
 
         Raises:
@@ -79,7 +145,7 @@ class FashionDatasetMapper(DatasetMapper):
                 record["instances"] = self._instances(annotations, transforms, augmented.image.shape[:2])
             except ValueError as error:
                 raise ValueError(f"{record['file_name']}: {error}") from error
-        return MappedPhoto(record)
+        return MappedImage(record)
 
     def _instances(
         self, annotations: list[dict], transforms: T.TransformList, image_size: tuple[int, int]

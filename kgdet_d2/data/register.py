@@ -5,9 +5,9 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from kgdet_d2.data.compact import CompactAnnotations
 from kgdet_d2.data.dataset import FashionDataset
 from kgdet_d2.schema import DEEPFASHION2, FLD, KeypointSchema
+from kgdet_d2.structures.annotations import AnnotationTable
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class _Tree:
     schema: KeypointSchema
     splits: dict[str, str]
     image_root: str
-    made_by: str
+    prepare_command: str
 
 
 _DEEPFASHION2_SPLITS = {"train": "train", "val": "validation"}
@@ -52,7 +52,7 @@ def register_fashion(
     image_root: str | Path,
     annotation_file: str | Path,
     *,
-    made_by: str = "",
+    prepare_command: str = "",
 ) -> None:
     """Register a dataset of photos and a compact annotation file.
 
@@ -64,12 +64,14 @@ def register_fashion(
         name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``; not in use yet.
         schema: the landmarks.
         image_root: the folder that the annotations' file names are relative to.
-        annotation_file: what :meth:`CompactAnnotations.save` wrote. It may be made later.
+        annotation_file: what :meth:`AnnotationTable.save` wrote. It may be made later.
         made_by: the command that makes it, for the error when it is missing.
     """
 
     def load() -> FashionDataset:
-        return FashionDataset(CompactAnnotations.load(annotation_file, schema, made_by=made_by), image_root)
+        return FashionDataset(
+            AnnotationTable.load(annotation_file, schema, prepare_command=prepare_command), image_root
+        )
 
     DatasetCatalog.register(name, load)
     names, partners = schema.slot_names, schema.flip_map.tolist()
@@ -106,5 +108,5 @@ def register_all(root: str | Path) -> None:
                 tree.schema,
                 folder / tree.image_root.format(split=split),
                 folder / "annotations" / f"{split}.npz",
-                made_by=tree.made_by.format(folder=folder),
+                prepare_command=tree.prepare_command.format(folder=folder),
             )

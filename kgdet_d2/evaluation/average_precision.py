@@ -8,16 +8,16 @@ from itertools import islice
 
 import numpy as np
 
-from kgdet_d2.evaluation.candidates import (
+from kgdet_d2.evaluation.coco_backends import BACKENDS, Backend, Objects, Ranges
+from kgdet_d2.evaluation.ground_truth import GroundTruth
+from kgdet_d2.evaluation.similarity import (
     BoxIoU,
-    Candidates,
+    ClassPairs,
     ObjectKeypointSimilarity,
     Similarity,
-    candidates_by_class,
+    pairs_by_class,
 )
-from kgdet_d2.evaluation.engines import ENGINES, Engine, Objects, Ranges
-from kgdet_d2.evaluation.ground_truth import GroundTruth
-from kgdet_d2.evaluation.predictions import Predictions
+from kgdet_d2.structures.predictions import Predictions
 
 # A garment's size by its box, in square pixels; the letter is the one in APs, APm, APl.
 AREAS = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
@@ -95,7 +95,7 @@ def box_average_precision(
         max_detections: the most detections of a class in a photo that count, best scores first.
         areas: some of ``AREAS``, "all" first. Fewer are faster.
         subsets: what to compute scores for; IoUs are computed once for all.
-        engine: one of ``ENGINES``.
+        engine: one of ``BACKENDS``.
 
     Returns:
         One a subset.
@@ -110,7 +110,7 @@ def box_average_precision(
     return _by_class(*data, limits=limits, areas=areas, subsets=subsets, engine_name=engine)
 
 
-def landmark_average_precision(
+def keypoint_average_precision(
     ground_truth: GroundTruth,
     predictions: Predictions,
     *,
@@ -132,7 +132,7 @@ def landmark_average_precision(
     """
     sigmas = ground_truth.schema.sigmas if sigmas is None else sigmas
     similarity = ObjectKeypointSimilarity(ground_truth, predictions, sigmas=sigmas, visible_only=visible_only)
-    ignored = ground_truth.iscrowd | (ground_truth.num_counted(visible_only=visible_only) == 0)
+    ignored = ground_truth.iscrowd | (ground_truth.num_labelled(visible_only=visible_only) == 0)
     limits = [_MAX_KEYPOINT_DETECTIONS]
     data = (ground_truth, predictions, similarity, ignored)
     return _by_class(*data, limits=limits, areas=areas, subsets=subsets, engine_name=engine)
@@ -155,14 +155,14 @@ def average_precisions(
         sizes: AP of small, medium and large garments, too.
 
     The other arguments, the lists' items and what is raised are those of :func:`box_average_precision` and
-    :func:`landmark_average_precision`.
+    :func:`keypoint_average_precision`.
     """
     shared = {"subsets": subsets, "engine": engine} | ({} if sizes else {"areas": ["all"]})
     data = (ground_truth, predictions)
     results = {"bbox": box_average_precision(*data, max_detections=max_detections, **shared)}
-    if predictions.has_landmarks:
+    if predictions.has_keypoints:
         for task, visible_only in {"keypoints": False, "keypoints_visible": True}.items():
-            results[task] = landmark_average_precision(
+            results[task] = keypoint_average_precision(
                 *data, visible_only=visible_only, sigmas=sigmas, **shared
             )
     return results
@@ -194,9 +194,9 @@ def _by_class(
         for _ in subsets
     ]
     with _without_search_for_cycles():
-        for candidates in candidates_by_class(ground_truth, predictions, max_detections=limits[-1]):
+        for candidates in pairs_by_class(ground_truth, predictions, max_detections=limits[-1]):
             index = candidates.class_index
-            engine = ENGINES[engine_name](
+            engine = BACKENDS[engine_name](
                 _detection_objects(candidates, predictions), _similarities(candidates, similarity)
             )
             for subset, result in zip(subsets, results, strict=True):
@@ -222,7 +222,7 @@ def _without_search_for_cycles() -> Iterator[None]:
 
 
 def _curves(
-    engine: Engine, garments: Objects, photos: np.ndarray, areas: Ranges, limits: Sequence[int]
+    engine: Backend, garments: Objects, photos: np.ndarray, areas: Ranges, limits: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision (T, R, A, 1) at the highest limit and recall (T, A, M) at all."""
     precision, recall = engine.curves(garments, photos, areas, limits[-1:])
@@ -244,7 +244,7 @@ def _check_subsets(subsets: Sequence[Subset], ground_truth: GroundTruth) -> None
                 raise ValueError(f"subset: {field}: expected bool {shape}, got {found}")
 
 
-def _similarities(candidates: Candidates, similarity: Similarity) -> list[np.ndarray]:
+def _similarities(candidates: ClassPairs, similarity: Similarity) -> list[np.ndarray]:
     nothing = np.zeros((0, 0))
     return [
         similarity(garments, detections) if len(garments) and len(detections) else nothing
@@ -252,7 +252,7 @@ def _similarities(candidates: Candidates, similarity: Similarity) -> list[np.nda
     ]
 
 
-def _detection_objects(candidates: Candidates, predictions: Predictions) -> list[list[dict]]:
+def _detection_objects(candidates: ClassPairs, predictions: Predictions) -> list[list[dict]]:
     rows = np.concatenate(candidates.detections)
     columns = (rows.tolist(), predictions.score[rows].tolist(), predictions.area[rows].tolist())
     objects = (
@@ -262,7 +262,7 @@ def _detection_objects(candidates: Candidates, predictions: Predictions) -> list
 
 
 def _garment_objects(
-    candidates: Candidates, ground_truth: GroundTruth, ignored: np.ndarray
+    candidates: ClassPairs, ground_truth: GroundTruth, ignored: np.ndarray
 ) -> list[list[dict]]:
     rows = np.concatenate(candidates.garments)
     columns = (rows, ground_truth.area[rows], ground_truth.iscrowd[rows], ignored[rows])

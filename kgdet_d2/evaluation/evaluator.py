@@ -13,8 +13,8 @@ from tabulate import tabulate
 
 from kgdet_d2.evaluation.average_precision import average_precisions
 from kgdet_d2.evaluation.ground_truth import GroundTruth
-from kgdet_d2.evaluation.predictions import Predictions
-from kgdet_d2.files import whole_file, write_json_array
+from kgdet_d2.structures.predictions import Predictions
+from kgdet_d2.utils.io import atomic_write, write_json_array
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class FashionEvaluator(DatasetEvaluator):
                 output["instances"],
                 image_id=image_id,
                 schema=truth.schema,
-                wide_classes=truth.lacks_visible[row],
+                wide_classes=truth.no_visible_by_class[row],
             )
             self._predictions.append(prediction)
             self._predicted.add(image_id)
@@ -147,7 +147,7 @@ class FashionEvaluator(DatasetEvaluator):
     def _save(self, predictions: Predictions) -> None:
         predictions.save(os.path.join(self.output_dir, "predictions.npz"))
         if self.save_coco_results:
-            with whole_file(os.path.join(self.output_dir, "coco_instances_results.json")) as file:
+            with atomic_write(os.path.join(self.output_dir, "coco_instances_results.json")) as file:
                 write_json_array(file, predictions.coco_results())
 
 

@@ -18,7 +18,7 @@ class GroundTruth:
     """N photos with G garments and L landmarks. Coordinates are continuous pixels.
 
     The garments of photo i are rows ``garment_offsets[i]`` up to ``garment_offsets[i + 1]``, the landmarks
-    of garment j rows ``landmark_offsets[j]`` up to ``landmark_offsets[j + 1]``.
+    of garment j rows ``keypoint_offsets[j]`` up to ``keypoint_offsets[j + 1]``.
 
     Attributes:
         schema: the landmarks.
@@ -28,8 +28,8 @@ class GroundTruth:
         category_id: int64 (G,), 0-based class index.
         box: float64 (G, 4), x1 y1 x2 y2.
         iscrowd: bool (G,).
-        landmark_offsets: int64 (G + 1,).
-        landmarks: float64 (L, 3), x y v of the class's own landmarks; v 0 absent, 1 occluded, 2 visible.
+        keypoint_offsets: int64 (G + 1,).
+        keypoints: float64 (L, 3), x y v of the class's own landmarks; v 0 absent, 1 occluded, 2 visible.
         photo_attributes: name -> int or str (N,), such as DeepFashion2's ``source``.
         garment_attributes: name -> int or str (G,), such as DeepFashion2's ``scale``.
     """
@@ -42,8 +42,8 @@ class GroundTruth:
     category_id: np.ndarray
     box: np.ndarray
     iscrowd: np.ndarray
-    landmark_offsets: np.ndarray
-    landmarks: np.ndarray
+    keypoint_offsets: np.ndarray
+    keypoints: np.ndarray
     photo_attributes: Mapping[str, np.ndarray]
     garment_attributes: Mapping[str, np.ndarray]
 
@@ -67,7 +67,7 @@ class GroundTruth:
                 garments.append((index, *_garment(annotation, schema, where)))
                 garment_attributes.append(_attributes(annotation, _GARMENT_FIELDS))
         image_id, width, height = _transposed(photos, 3)
-        garment_image, category_id, box, iscrowd, landmarks = _transposed(garments, 5)
+        garment_image, category_id, box, iscrowd, keypoints = _transposed(garments, 5)
         return cls(
             schema=schema,
             image_id=_unique(np.array(image_id, np.int64)),
@@ -77,8 +77,8 @@ class GroundTruth:
             category_id=np.array(category_id, np.int64),
             box=np.array(box, np.float64).reshape(-1, 4),
             iscrowd=np.array(iscrowd, bool),
-            landmark_offsets=np.cumsum([0, *map(len, landmarks)], dtype=np.int64),
-            landmarks=np.concatenate([np.zeros((0, 3)), *landmarks]),
+            keypoint_offsets=np.cumsum([0, *map(len, keypoints)], dtype=np.int64),
+            keypoints=np.concatenate([np.zeros((0, 3)), *keypoints]),
             photo_attributes=_attribute_columns(photo_attributes, "photos"),
             garment_attributes=_attribute_columns(garment_attributes, "garments"),
         )
@@ -103,24 +103,24 @@ class GroundTruth:
         """int64 (N + 1,)."""
         return np.searchsorted(self.garment_image, np.arange(len(self) + 1))
 
-    def counted(self, *, visible_only: bool = False) -> np.ndarray:
+    def labelled(self, *, visible_only: bool = False) -> np.ndarray:
         """bool (L,): the landmarks that an evaluation counts.
 
         Args:
             visible_only: those with v = 2; otherwise those with v = 1 too.
         """
-        return self.landmarks[:, 2] > (1 if visible_only else 0)
+        return self.keypoints[:, 2] > (1 if visible_only else 0)
 
-    def num_counted(self, *, visible_only: bool = False) -> np.ndarray:
-        """int64 (G,): how many landmarks of each garment :meth:`counted` counts."""
-        cumulated = np.concatenate([[0], np.cumsum(self.counted(visible_only=visible_only))])
-        return np.diff(cumulated[self.landmark_offsets])
+    def num_labelled(self, *, visible_only: bool = False) -> np.ndarray:
+        """int64 (G,): how many landmarks of each garment :meth:`labelled` counts."""
+        cumulated = np.concatenate([[0], np.cumsum(self.labelled(visible_only=visible_only))])
+        return np.diff(cumulated[self.keypoint_offsets])
 
     @cached_property
-    def lacks_visible(self) -> np.ndarray:
+    def no_visible_by_class(self) -> np.ndarray:
         """bool (N, C): the photo has a garment of the class without any visible landmark."""
         lacking = np.zeros((len(self), self.schema.num_classes), bool)
-        bare = self.num_counted(visible_only=True) == 0
+        bare = self.num_labelled(visible_only=True) == 0
         lacking[self.garment_image[bare], self.category_id[bare]] = True
         return lacking
 
@@ -150,7 +150,7 @@ def _garment(annotation: dict, schema: KeypointSchema, where: str) -> tuple:
     box = np.array([annotation["bbox"]], np.float64)
     box = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYXY_ABS)[0]
     keypoints = np.asarray(annotation["keypoints"], np.float64).ravel()
-    count = schema.num_landmarks(class_index)
+    count = schema.num_class_keypoints(class_index)
     if len(keypoints) != 3 * count:
         name = schema.class_names[class_index]
         raise ValueError(

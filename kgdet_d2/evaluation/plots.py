@@ -8,15 +8,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kgdet_d2.evaluation.average_precision import AveragePrecision
-from kgdet_d2.evaluation.report import MEANINGS, worst_landmarks
-from kgdet_d2.files import whole_file
+from kgdet_d2.evaluation.report import MEANINGS, worst_keypoints
+from kgdet_d2.utils.io import atomic_write
 
 _RECALLS = np.linspace(0, 1, 101)
 
 
 def save_png(figure: Figure, path: str | Path) -> None:
     """Write the figure, whole or not at all."""
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=150)
 
 
@@ -84,9 +84,9 @@ def precision_recall_figure(results: Mapping[str, AveragePrecision]) -> Figure:
     return figure
 
 
-def landmark_figure(by_landmark: Mapping[str, Mapping]) -> Figure:
-    """NE of the worst landmarks, of :func:`landmark_report`, and how many garments it is the mean of."""
-    worst = worst_landmarks(by_landmark)
+def keypoint_figure(by_keypoint: Mapping[str, Mapping]) -> Figure:
+    """NE of the worst landmarks, of :func:`keypoint_report`, and how many garments it is the mean of."""
+    worst = worst_keypoints(by_keypoint)
     figure = Figure(figsize=(9, 1.5 + 0.3 * max(len(worst), 3)), layout="constrained")
     axes = figure.add_subplot()
     bars = axes.barh(list(worst), [row["NE"] for row in worst.values()], color=_colours(1))

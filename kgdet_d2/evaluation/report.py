@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from tabulate import tabulate
 
-from kgdet_d2.evaluation.errors import ERRORS, DetectionErrors, Kind, confusion_matrix
-from kgdet_d2.evaluation.landmark_error import THRESHOLDS, LandmarkErrors
+from kgdet_d2.evaluation.keypoint_error import THRESHOLDS, KeypointErrors
+from kgdet_d2.evaluation.tide import ERRORS, DetectionErrors, Kind, confusion_matrix
 
 TASKS = {"bbox": "box", "keypoints": "landmarks", "keypoints_visible": "visible landmarks"}
 MEANINGS = {
@@ -31,12 +31,12 @@ WORST = 20
 _AP = ("AP", "AP50", "AP75")
 
 
-def landmark_report(errors: LandmarkErrors) -> dict[str, dict]:
+def keypoint_report(errors: KeypointErrors) -> dict[str, dict]:
     """Normalised errors and PCK, overall, by class and by landmark."""
     return {
         "overall": errors.overall(),
         "by_class": errors.by_class(),
-        "by_landmark": errors.by_landmark(),
+        "by_landmark": errors.by_keypoint(),
     }
 
 
@@ -166,16 +166,16 @@ def _subset_table(subsets: Sequence[Mapping]) -> str:
 def _landmark_tables(errors: Mapping[str, Mapping]) -> list[str]:
     """Overall and by class for visible landmarks and for labelled ones, the worst of the visible."""
     tables = []
-    for counted, scores in errors.items():
+    for labelled, scores in errors.items():
         rows = {name: row for name, row in scores["by_class"].items() if row["garments"]} | scores["overall"]
-        tables.append(_landmark_table(f"Landmark error, {counted} landmarks", rows))
-    worst = worst_landmarks(errors["visible"]["by_landmark"])
+        tables.append(_landmark_table(f"Landmark error, {labelled} landmarks", rows))
+    worst = worst_keypoints(errors["visible"]["by_landmark"])
     return [*tables, _landmark_table(f"The {len(worst)} worst landmarks of the visible", worst)]
 
 
-def worst_landmarks(by_landmark: Mapping[str, Mapping], count: int = WORST) -> dict[str, Mapping]:
+def worst_keypoints(by_keypoint: Mapping[str, Mapping], count: int = WORST) -> dict[str, Mapping]:
     """Those with the highest NE, the highest first; landmarks that were never found are not among them."""
-    known = [(name, row) for name, row in by_landmark.items() if not math.isnan(row["NE"])]
+    known = [(name, row) for name, row in by_keypoint.items() if not math.isnan(row["NE"])]
     return dict(sorted(known, key=lambda item: -item[1]["NE"])[:count])
 
 

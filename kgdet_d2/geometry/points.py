@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def make_cells(
+def make_locations(
     sizes: list[tuple[int, int]], strides: list[int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The cells of all levels, level after level, row by row.
@@ -76,3 +76,21 @@ def sampling_positions(offset: Tensor, kernel_size: int) -> tuple[Tensor, Tensor
     x = offset_x + grid_x[:, None, None] + columns
     y = offset_y + grid_y[:, None, None] + rows[:, None]
     return x, y
+
+
+def moment_box(x: Tensor, y: Tensor, log_scale: Tensor, dim: int) -> Tensor:
+    """Boxes around the means of the points, half-sizes of exp(log_scale) standard deviations.
+
+    Args:
+        x, y: coordinates of P >= 2 points along ``dim``, in any unit.
+        log_scale: (2,), logarithms of the learned multipliers lambda_x and lambda_y.
+
+    Returns:
+        x1, y1, x2, y2 along ``dim``, in the points' unit. The standard deviation is the unbiased one; where
+        all points coincide the box has no area and the points get no gradient from its size.
+    """
+    scale_x, scale_y = log_scale.exp()
+    half_width, half_height = x.std(dim) * scale_x, y.std(dim) * scale_y
+    centre_x, centre_y = x.mean(dim), y.mean(dim)
+    sides = [centre_x - half_width, centre_y - half_height, centre_x + half_width, centre_y + half_height]
+    return torch.stack(sides, dim=dim)

@@ -12,7 +12,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from kgdet_d2.geometry.flip import mirror_boxes, mirror_columns, mirror_offsets
-from kgdet_d2.modeling.stage_output import StageOutput
+from kgdet_d2.modeling.heads.kgdet_head import StageOutput
 from kgdet_d2.schema import DEEPFASHION2, schema_of
 
 # Landmarks of short sleeve outwear, from 1, that the release's table exchanges.
@@ -49,7 +49,7 @@ class FlipFusion(nn.Module):
         return {
             "on_images": flip.MODE == "image",
             "in_training": flip.IN_TRAINING,
-            "flip_map": landmark_flip_map(cfg.MODEL.KGDET.NUM_KEYPOINTS, flip.PERMUTATION),
+            "flip_map": keypoint_flip_map(cfg.MODEL.KGDET.NUM_KEYPOINTS, flip.PERMUTATION),
         }
 
     def forward(
@@ -138,7 +138,7 @@ def _mean(own: Tensor, mirrored: Tensor, axis: Tensor) -> Tensor:
     return torch.where(has_partner, (own + partner) / 2, own)
 
 
-def landmark_flip_map(num_keypoints: int, permutation: str) -> Tensor:
+def keypoint_flip_map(num_keypoints: int, permutation: str) -> Tensor:
     """int64 (K,): what each landmark slot is called in a mirror.
 
     Args:

@@ -4,6 +4,7 @@ N images, L cells of all levels, M positive cells of the batch, C classes, K lan
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,10 @@ from detectron2.structures import Instances
 from fvcore.nn import sigmoid_focal_loss, smooth_l1_loss
 from torch import Tensor
 
-from kgdet_d2.geometry.numerics import full_precision
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points
-from kgdet_d2.modeling.assigner import IGNORED, assign_cells
-from kgdet_d2.modeling.stage_output import StageOutput
+from kgdet_d2.layers.numerics import to_float32
+from kgdet_d2.modeling.assigners import IGNORED, assign_by_center, assign_by_iou
+from kgdet_d2.modeling.heads.kgdet_head import StageOutput
 
 KEYPOINT_WEIGHTINGS = ("per_garment", "per_landmark")
 
@@ -41,7 +42,7 @@ class Targets:
     normalizer: int
 
 
-class PointCriterion:
+class PointSetCriterion:
     """The losses of stages that place points, given what each cell ought to say.
 
     Subclasses tell that by ``stage_targets``.
@@ -119,7 +120,7 @@ class PointCriterion:
 
         Args:
             stages: the head's outputs.
-            cells, strides: (L, 2) and (L,) in pixels, see :func:`make_cells`.
+            cells, strides: (L, 2) and (L,) in pixels, see :func:`make_locations`.
             padded_sizes: each image's (height, width) after its own padding; cells beyond are ignored.
             gt_instances: with gt_boxes, gt_classes and, where the head places landmarks, gt_keypoints
                 (n, K, 3); garments may be none.
@@ -156,15 +157,15 @@ class PointCriterion:
         at, unit = cells[cell], 4 * strides[cell]  # (M, 2) and (M,) pixels
         losses = {}
         if stage.logits is not None:
-            losses["cls"] = self._cls_loss(full_precision(over_cells(stage.logits)), targets)
-        boxes = boxes_to_pixels(over_cells(stage.boxes)[image, cell], at, strides[cell])
+            losses["cls"] = self._cls_loss(to_float32(flatten_levels(stage.logits)), targets)
+        boxes = boxes_to_pixels(flatten_levels(stage.boxes)[image, cell], at, strides[cell])
         losses["box"] = self._smooth_l1(boxes, targets.boxes, unit[:, None]).sum()
         if stage.keypoints is not None:
-            offsets = full_precision(over_cells(stage.keypoints)[image, cell])
+            offsets = to_float32(flatten_levels(stage.keypoints)[image, cell])
             points = offsets_to_points(offsets, at, strides[cell])
             losses["keypoint"] = self._keypoint_loss(points, targets.keypoints, unit)
         if stage.visibility is not None:
-            visibility = full_precision(over_cells(stage.visibility)[image, cell])
+            visibility = to_float32(flatten_levels(stage.visibility)[image, cell])
             losses["visibility"] = self._visibility_loss(visibility, targets.keypoints)
         return losses
 
@@ -202,7 +203,7 @@ class PointCriterion:
         return smooth_l1_loss(prediction / unit, target / unit, self.smooth_l1_beta, reduction="none")
 
 
-class KGDetCriterion(PointCriterion):
+class KGDetCriterion(PointSetCriterion):
     """The cells nearest to a garment's centre answer for it, in all stages alike."""
 
     def stage_targets(self, stages, cells, strides, padded_sizes, gt_instances) -> list[Targets]:
@@ -218,18 +219,18 @@ class KGDetCriterion(PointCriterion):
     ) -> Targets:
         """The batch's :class:`Targets`; arguments as for the call."""
         matched = [
-            assign_cells(garments.gt_boxes.tensor, cells, strides, valid, self.num_positives)
-            for garments, valid in zip(gt_instances, valid_cells(cells, padded_sizes), strict=True)
+            assign_by_center(garments.gt_boxes.tensor, cells, strides, valid, self.num_positives)
+            for garments, valid in zip(gt_instances, valid_locations(cells, padded_sizes), strict=True)
         ]
-        return make_targets(matched, gt_instances, with_keypoints=True)
+        return gather_targets(matched, gt_instances, with_keypoints=True)
 
 
-def valid_cells(cells: Tensor, padded_sizes: list[tuple[int, int]]) -> Tensor:
+def valid_locations(cells: Tensor, padded_sizes: list[tuple[int, int]]) -> Tensor:
     """(N, L) bool: whether a cell (L, 2) lies in an image, its own padding to (height, width) included."""
     return torch.stack([(cells[:, 0] < width) & (cells[:, 1] < height) for height, width in padded_sizes])
 
 
-def make_targets(matched: list[Tensor], gt_instances: list[Instances], *, with_keypoints: bool) -> Targets:
+def gather_targets(matched: list[Tensor], gt_instances: list[Instances], *, with_keypoints: bool) -> Targets:
     """Targets of cells that answer for the garments ``matched``, (L,) an image, see :class:`Targets`."""
     positive = [garment[garment >= 0] for garment in matched]
     images = list(zip(gt_instances, positive, strict=True))
@@ -243,6 +244,52 @@ def make_targets(matched: list[Tensor], gt_instances: list[Instances], *, with_k
     )
 
 
-def over_cells(levels: list[Tensor]) -> Tensor:
+def flatten_levels(levels: list[Tensor]) -> Tensor:
     """Maps (N, D, H, W) of all levels -> (N, L, D)."""
     return cat([permute_to_N_HWA_K(level, level.shape[1]) for level in levels], dim=1)
+
+
+class RepPointsCriterion(PointSetCriterion):
+    """First the cells nearest to a garment's centre answer for it, in later stages those whose box fits it.
+
+    A stage's boxes are the proposals by which the next stage's cells are assigned. Landmarks, where there
+    are any, are learned at the same cells as the boxes of their stage.
+    """
+
+    @configurable
+    def __init__(self, *, background_iou: float, positive_iou: float, **point_criterion_arguments: Any):
+        """
+        Args:
+            background_iou, positive_iou: see :func:`assign_by_iou`.
+            point_criterion_arguments: those of :class:`PointSetCriterion`.
+        """
+        super().__init__(**point_criterion_arguments)
+        self.background_iou = background_iou
+        self.positive_iou = positive_iou
+
+    @classmethod
+    def from_config(cls, cfg):
+        background_iou, positive_iou = cfg.MODEL.REPPOINTS.IOU_THRESHOLDS
+        thresholds = {"background_iou": background_iou, "positive_iou": positive_iou}
+        return {**super().from_config(cfg), **thresholds}
+
+    @torch.no_grad()
+    def stage_targets(self, stages, cells, strides, padded_sizes, gt_instances) -> list[Targets]:
+        gt_boxes = [garments.gt_boxes.tensor for garments in gt_instances]
+        valid = valid_locations(cells, padded_sizes)
+        matched = [
+            [
+                assign_by_center(boxes, cells, strides, cell_valid, self.num_positives)
+                for boxes, cell_valid in zip(gt_boxes, valid, strict=True)
+            ]
+        ]
+        for stage in stages[:-1]:
+            proposals = boxes_to_pixels(flatten_levels(stage.boxes), cells, strides)  # (N, L, 4)
+            matched.append(
+                [
+                    assign_by_iou(*image, background_iou=self.background_iou, positive_iou=self.positive_iou)
+                    for image in zip(gt_boxes, proposals, valid, strict=True)
+                ]
+            )
+        with_keypoints = stages[0].keypoints is not None
+        return [gather_targets(each, gt_instances, with_keypoints=with_keypoints) for each in matched]

@@ -1,8 +1,35 @@
-"""What a landmark is. Imports numpy alone, so that every part of the project may import it."""
+"""Keypoint schemas, by name. Imports numpy alone, so that every part of the project may import it."""
 
 from kgdet_d2.schema.deepfashion2 import DEEPFASHION2
 from kgdet_d2.schema.fld import FLD
 from kgdet_d2.schema.keypoint_schema import KeypointSchema
 from kgdet_d2.schema.lookup import schema_of
 
-__all__ = ["DEEPFASHION2", "FLD", "KeypointSchema", "schema_of"]
+_SCHEMAS: dict[str, KeypointSchema] = {}
+
+
+def register_schema(schema: KeypointSchema) -> None:
+    """Make a schema known by its name, for ``MODEL.KGDET.SCHEMA`` and annotation files.
+
+    Raises:
+        ValueError: another schema has the name.
+    """
+    if _SCHEMAS.setdefault(schema.name, schema) != schema:
+        raise ValueError(f"schema {schema.name!r}: another one is registered under this name")
+
+
+def get_schema(name: str) -> KeypointSchema:
+    """Return the registered schema of this name.
+
+    Raises:
+        ValueError: there is none; lists those there are.
+    """
+    if name not in _SCHEMAS:
+        raise ValueError(f"schema: expected one of {sorted(_SCHEMAS)}, got {name!r}")
+    return _SCHEMAS[name]
+
+
+register_schema(DEEPFASHION2)
+register_schema(FLD)
+
+__all__ = ["DEEPFASHION2", "FLD", "KeypointSchema", "get_schema", "register_schema", "schema_of"]

@@ -145,7 +145,7 @@ def _consecutive_slots() -> tuple[tuple[int, ...], ...]:
 DEEPFASHION2 = KeypointSchema(
     name="deepfashion2",
     class_names=tuple(_GARMENTS),
-    landmark_names=tuple(names for names, _ in _GARMENTS.values()),
+    keypoint_names=tuple(names for names, _ in _GARMENTS.values()),
     slots=_consecutive_slots(),
     sigmas=tuple(int(sigma) / 10_000 for row in _SIGMAS for sigma in row.split()),
     skeleton=tuple(skeleton(names) for names, skeleton in _GARMENTS.values()),

@@ -22,7 +22,7 @@ def _skeleton(names: tuple[str, ...]):
 FLD = KeypointSchema(
     name="fld",
     class_names=tuple(_CLASSES),
-    landmark_names=tuple(_CLASSES.values()),
+    keypoint_names=tuple(_CLASSES.values()),
     slots=tuple(tuple(_FULL.index(name) for name in names) for names in _CLASSES.values()),
     # FLD publishes no sigmas (its own metric is the normalised error). These are DeepFashion2's for the
     # landmarks of the same meaning: neckline corner, long sleeve's outer cuff, trousers' waist, top's hem.

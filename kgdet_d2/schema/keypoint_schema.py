@@ -32,13 +32,13 @@ class KeypointSchema:
 
     name: str
     class_names: tuple[str, ...]
-    landmark_names: tuple[tuple[str, ...], ...]
+    keypoint_names: tuple[tuple[str, ...], ...]
     slots: tuple[tuple[int, ...], ...]
     sigmas: tuple[float, ...]
     skeleton: tuple[tuple[Edge, ...], ...]
 
     def __post_init__(self) -> None:
-        per_class = {"landmark_names": self.landmark_names, "slots": self.slots, "skeleton": self.skeleton}
+        per_class = {"keypoint_names": self.keypoint_names, "slots": self.slots, "skeleton": self.skeleton}
         for field, value in per_class.items():
             self._require(len(value) == self.num_classes, f"{field} has {len(value)} classes")
         self._require(len(set(self.class_names)) == self.num_classes, "a class name occurs twice")
@@ -56,7 +56,7 @@ class KeypointSchema:
 
     def _check_class(self, index: int) -> None:
         where = f"class {self.class_names[index]!r}: "
-        names, slots, count = self.landmark_names[index], self.slots[index], self.num_landmarks(index)
+        names, slots, count = self.keypoint_names[index], self.slots[index], self.num_class_keypoints(index)
         self._require(len(set(names)) == count, where + "a landmark name occurs twice")
         self._require(len(set(slots)) == len(slots) == count, where + f"{len(slots)} slots, {count} names")
         for name in names:
@@ -78,9 +78,9 @@ class KeypointSchema:
         """K, the landmarks of all classes together: the network's slots."""
         return len(self.sigmas)
 
-    def num_landmarks(self, class_index: int) -> int:
+    def num_class_keypoints(self, class_index: int) -> int:
         """K_c, the landmarks of one class."""
-        return len(self.landmark_names[class_index])
+        return len(self.keypoint_names[class_index])
 
     def local_flip(self, class_index: int) -> np.ndarray:
         """int64 (K_c,): entry i is the local index that landmark i has in the mirrored photo."""
@@ -90,7 +90,7 @@ class KeypointSchema:
     def _local_flips(self) -> list[np.ndarray]:
         return [
             np.array([names.index(_mirrored_name(name)) for name in names], dtype=np.int64)
-            for names in self.landmark_names
+            for names in self.keypoint_names
         ]
 
     @cached_property
@@ -106,23 +106,23 @@ class KeypointSchema:
     def slot_names(self) -> tuple[str, ...]:
         """K names, ``class/landmark``; a slot shared by classes carries the name of the last of them."""
         names = [""] * self.num_keypoints
-        for class_name, slots, landmarks in zip(
-            self.class_names, self.slots, self.landmark_names, strict=True
+        for class_name, slots, keypoints in zip(
+            self.class_names, self.slots, self.keypoint_names, strict=True
         ):
-            for slot, landmark in zip(slots, landmarks, strict=True):
+            for slot, landmark in zip(slots, keypoints, strict=True):
                 names[slot] = f"{class_name}/{landmark}"
         return tuple(names)
 
-    def scatter(self, landmarks: np.ndarray, class_index: int) -> np.ndarray:
+    def scatter(self, keypoints: np.ndarray, class_index: int) -> np.ndarray:
         """Class-local landmarks (K_c, 3) of x, y, v -> (K, 3) with zeros in the other classes' slots."""
-        expected = (self.num_landmarks(class_index), 3)
-        if landmarks.shape != expected:
+        expected = (self.num_class_keypoints(class_index), 3)
+        if keypoints.shape != expected:
             raise ValueError(
                 f"landmarks of class {self.class_names[class_index]!r}: expected shape {expected}, "
-                f"got {landmarks.shape}"
+                f"got {keypoints.shape}"
             )
-        out = np.zeros((self.num_keypoints, 3), dtype=landmarks.dtype)
-        out[list(self.slots[class_index])] = landmarks
+        out = np.zeros((self.num_keypoints, 3), dtype=keypoints.dtype)
+        out[list(self.slots[class_index])] = keypoints
         return out
 
     def gather(self, keypoints: np.ndarray, class_index: int) -> np.ndarray:

@@ -86,7 +86,7 @@ def test_drawn_landmarks_are_where_the_annotation_says(tmp_path, setting, size):
     it is symmetrical, up to the rounding to grey levels.
     """
     category_id, rng = 2, np.random.default_rng(7)  # short sleeve outwear: its table is often wrong
-    names = DEEPFASHION2.landmark_names[category_id]
+    names = DEEPFASHION2.keypoint_names[category_id]
     points = rng.integers(12, np.subtract(size, 12), (len(names), 2))
     files = draw(tmp_path, size, points)
     annotation = {
@@ -181,7 +181,7 @@ def test_boxes_are_those_of_cropped_polygons(tmp_path, setting):
         annotation = {
             **{"bbox": [*np.min(corners, axis=0), *np.max(corners, axis=0)], "bbox_mode": BoxMode.XYXY_ABS},
             **{"category_id": category_id, "segmentation": [np.ravel(corners).astype(np.float32)]},
-            "keypoints": np.zeros(3 * DEEPFASHION2.num_landmarks(category_id)),
+            "keypoints": np.zeros(3 * DEEPFASHION2.num_class_keypoints(category_id)),
         }
         annotations.append(annotation)
     drawing.save(tmp_path / "drawing.png")

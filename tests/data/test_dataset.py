@@ -6,9 +6,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.structures import BoxMode
 
-from kgdet_d2.data import CompactAnnotations, FashionDataset, register_fashion, training_dataset
-from kgdet_d2.data.compact import Photo
+from kgdet_d2.data import AnnotationTable, FashionDataset, register_fashion, training_dataset
 from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.structures.annotations import Photo
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_dicts_are_the_photos(photos, dataset):
         for annotation, garment in zip(record["annotations"], photo.garments, strict=True):
             assert annotation["bbox"] == garment.box.tolist()
             assert annotation["bbox_mode"] == BoxMode.XYXY_ABS and annotation["iscrowd"] == 0
-            assert list(annotation["keypoints"]) == garment.landmarks.ravel().tolist()
+            assert list(annotation["keypoints"]) == garment.keypoints.ravel().tolist()
             polygons = [polygon.ravel().tolist() for polygon in garment.polygons]
             assert [list(polygon) for polygon in annotation["segmentation"]] == polygons
             for name, value in {"category_id": garment.category_id, **garment.attributes}.items():
@@ -65,7 +65,7 @@ def test_boxes_without_area_are_left_out_with_a_warning(make_garment, caplog):
         Photo("1.jpg", 1, 64, 48, [make_garment(8), flat, make_garment(7)]),
         Photo("2.jpg", 2, 64, 48, [flat]),
     ]
-    dataset = FashionDataset(CompactAnnotations.from_photos(photos, DEEPFASHION2), "images")
+    dataset = FashionDataset(AnnotationTable.from_photos(photos, DEEPFASHION2), "images")
     classes = [[annotation["category_id"] for annotation in record["annotations"]] for record in dataset]
     assert classes == [[8, 7], []] and dataset.num_garments().tolist() == [2, 0]
     assert dataset.category_ids().tolist() == [8, 7]
@@ -73,7 +73,7 @@ def test_boxes_without_area_are_left_out_with_a_warning(make_garment, caplog):
 
 
 def test_an_empty_dataset_is_empty():
-    dataset = FashionDataset(CompactAnnotations.from_photos([], DEEPFASHION2), "images")
+    dataset = FashionDataset(AnnotationTable.from_photos([], DEEPFASHION2), "images")
     assert list(dataset) == [] and dataset.num_garments().tolist() == []
 
 
@@ -99,7 +99,7 @@ def test_training_takes_lists_of_dicts_too(registered, dataset):
 
 def test_training_needs_photos_of_the_same_classes(registered, tmp_path):
     register_fashion("fld", FLD, tmp_path, tmp_path / "fld.npz")
-    CompactAnnotations.from_photos([], FLD).save(tmp_path / "fld.npz")
+    AnnotationTable.from_photos([], FLD).save(tmp_path / "fld.npz")
     with pytest.raises(ValueError, match="fld: expected photos with garments to train on, found none"):
         training_dataset(["fld"], filter_empty=True)
     with pytest.raises(ValueError, match="dataset 'fld': expected the classes of 'mine', "):

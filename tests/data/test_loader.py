@@ -7,9 +7,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from kgdet_d2.config import add_kgdet_config
-from kgdet_d2.data import CompactAnnotations, build_train_loader, register_fashion
-from kgdet_d2.data.compact import Photo
+from kgdet_d2.data import AnnotationTable, build_train_loader, register_fashion
 from kgdet_d2.schema import DEEPFASHION2
+from kgdet_d2.structures.annotations import Photo
 
 PHOTOS = 36
 
@@ -26,7 +26,7 @@ def cfg(make_garment, tmp_path):
         garments = [make_garment(8, box=np.array([2, 3, 20, 30], np.float32))] if number % 12 else []
         photos.append(Photo(f"{number}.png", number, *size, garments, {"source": "user", "pair_id": 7}))
         Image.new("RGB", size, (number, 0, 0)).save(tmp_path / f"{number}.png")
-    CompactAnnotations.from_photos(photos, DEEPFASHION2).save(tmp_path / "mine.npz")
+    AnnotationTable.from_photos(photos, DEEPFASHION2).save(tmp_path / "mine.npz")
     register_fashion("mine", DEEPFASHION2, tmp_path, tmp_path / "mine.npz")
     cfg = get_cfg()
     add_kgdet_config(cfg)

@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from torch import multiprocessing
 
-from kgdet_d2.data.mapped_photo import MappedPhoto
+from kgdet_d2.data.mapper import MappedImage
 
 
 def make_photo(garments, size=(40, 30)):
@@ -20,7 +20,7 @@ def make_photo(garments, size=(40, 30)):
         gt_masks=BitMasks(torch.rand(garments, *size, generator=generator) > 0.5),
     )
     image = torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)
-    return MappedPhoto(file_name="a.jpg", image=image, instances=instances, weight=torch.tensor(0.5))
+    return MappedImage(file_name="a.jpg", image=image, instances=instances, weight=torch.tensor(0.5))
 
 
 def tensors(photo):
@@ -61,5 +61,5 @@ def test_only_large_tensors_are_in_shared_memory():
 def test_it_is_a_dict_otherwise():
     photo = make_photo(1)
     again = pickle.loads(pickle.dumps(photo))
-    assert type(again) is MappedPhoto and torch.equal(again["image"], photo["image"])
+    assert type(again) is MappedImage and torch.equal(again["image"], photo["image"])
     assert copy.copy(photo)["image"] is photo["image"]

@@ -56,8 +56,8 @@ def mirrored(name: str) -> str:
 def expected_slots(garment, scale_x: float, scale_y: float, width: float | None) -> np.ndarray:
     """Plain loops over landmark names; ``width`` (after scaling) where the photo is mirrored."""
     slots = np.zeros((NUM_SLOTS, 3))
-    names = DEEPFASHION2.landmark_names[garment.category_id]
-    for name, (x, y, v) in zip(names, garment.landmarks.tolist(), strict=True):
+    names = DEEPFASHION2.keypoint_names[garment.category_id]
+    for name, (x, y, v) in zip(names, garment.keypoints.tolist(), strict=True):
         if v > 0:
             new_x = x * scale_x if width is None else width - x * scale_x
             new_name = name if width is None else mirrored(name)
@@ -118,8 +118,8 @@ def test_landmarks_cropped_away_are_absent(photos, records):
 
 def test_the_frame_s_edge_is_inside(records):
     points = [(8, 6), (24, 6), (8, 22), (24, 22), (7.99, 6), (24.01, 6), (8, 5.99), (8, 22.01)]
-    landmarks = np.array([(x, y, 2) for x, y in points], dtype=np.float32)
-    annotation = {**records[0]["annotations"][8], "keypoints": landmarks.ravel()}
+    keypoints = np.array([(x, y, 2) for x, y in points], dtype=np.float32)
+    annotation = {**records[0]["annotations"][8], "keypoints": keypoints.ravel()}
     mapped = mapper(CropTransform(8, 6, 16, 16))({**records[0], "annotations": [annotation]})
     keypoints = DEEPFASHION2.gather(mapped["instances"].gt_keypoints.tensor[0].numpy(), 8)
     np.testing.assert_array_equal(

@@ -4,29 +4,29 @@ import numpy as np
 import pytest
 from detectron2.utils import comm
 
-from kgdet_d2.data import CompactAnnotations, FashionDataset
-from kgdet_d2.data.compact import Garment, Photo
-from kgdet_d2.data.pairs import PhotoPairs, build_pair_train_loader, matching_photos
+from kgdet_d2.data import AnnotationTable, FashionDataset
+from kgdet_d2.data.loaders import ImagePairs, build_pair_train_loader, matching_images
 from kgdet_d2.schema import DEEPFASHION2
+from kgdet_d2.structures.annotations import Garment, Photo
 
 BOX = np.array([0, 0, 9, 9], np.float32)
 
 
 def make_dataset(photos):
     """Photos given as (source, pair_id, styles)."""
-    landmarks = np.zeros((8, 3), np.float32)
+    keypoints = np.zeros((8, 3), np.float32)
     made = [
         Photo(
             f"{row}.jpg",
             row,
             10,
             10,
-            [Garment(8, BOX, landmarks, (), {"style": style}) for style in styles],
+            [Garment(8, BOX, keypoints, (), {"style": style}) for style in styles],
             {"source": source, "pair_id": pair_id},
         )
         for row, (source, pair_id, styles) in enumerate(photos)
     ]
-    return FashionDataset(CompactAnnotations.from_photos(made, DEEPFASHION2), "some/image")
+    return FashionDataset(AnnotationTable.from_photos(made, DEEPFASHION2), "some/image")
 
 
 def random_photos(rng, count):
@@ -55,7 +55,7 @@ def pairs_by_loops(dataset):
 @pytest.mark.parametrize("seed", range(8))
 def test_pairs_are_those_of_plain_loops(seed):
     dataset = make_dataset([*random_photos(np.random.default_rng(seed), 40), ("user", 1, [1])])
-    rows = matching_photos(dataset)
+    rows = matching_images(dataset)
     assert rows.dtype == np.int64 and [tuple(pair) for pair in rows.tolist()] == pairs_by_loops(dataset)
 
 
@@ -69,12 +69,12 @@ def test_what_makes_a_pair():
         ("user", 5, []),
         ("shop", 6, [0]),
     ]
-    assert matching_photos(make_dataset(photos)).tolist() == [[0, 1]]
+    assert matching_images(make_dataset(photos)).tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("other", [("user", 1, [1]), ("shop", 2, [1]), ("shop", 1, [0])])
 def test_no_pairs(other):
-    pairs = PhotoPairs(make_dataset([("user", 1, [1]), other]))
+    pairs = ImagePairs(make_dataset([("user", 1, [1]), other]))
     assert len(pairs) == 0
     with pytest.raises(ValueError, match="some/image: expected pairs of matching photos, found none"):
         build_pair_train_loader(pairs, mapper=dict, total_batch_size=2, num_workers=0)
@@ -82,14 +82,14 @@ def test_no_pairs(other):
 
 def test_a_dataset_without_styles_is_refused(make_garment):
     photo = Photo("1.jpg", 1, 10, 10, [make_garment(8, attributes={})], {"source": "user"})
-    dataset = FashionDataset(CompactAnnotations.from_photos([photo], DEEPFASHION2), "some/image")
+    dataset = FashionDataset(AnnotationTable.from_photos([photo], DEEPFASHION2), "some/image")
     with pytest.raises(ValueError, match=r"some/image: .*; pair_id, style lacking"):
-        PhotoPairs(dataset)
+        ImagePairs(dataset)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_pairs_and_a_pass_has_each_once(workers):
-    pairs = PhotoPairs(make_dataset(random_photos(np.random.default_rng(3), 40)))
+    pairs = ImagePairs(make_dataset(random_photos(np.random.default_rng(3), 40)))
     expected = sorted(tuple(pair) for pair in pairs.rows.tolist())
     loader = build_pair_train_loader(pairs, mapper=dict, total_batch_size=4, num_workers=workers)
     seen = []
@@ -106,6 +106,6 @@ def test_batches_are_pairs_and_a_pass_has_each_once(workers):
 @pytest.mark.parametrize(("batch", "processes"), [(3, 1), (4, 4), (6, 2)])
 def test_half_pairs_are_refused(batch, processes, monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: processes)
-    pairs = PhotoPairs(make_dataset([("user", 1, [1]), ("shop", 1, [1])]))
+    pairs = ImagePairs(make_dataset([("user", 1, [1]), ("shop", 1, [1])]))
     with pytest.raises(ValueError, match=f"pairs of photos in each of {processes} processes, got {batch}"):
         build_pair_train_loader(pairs, mapper=dict, total_batch_size=batch, num_workers=0)

@@ -3,8 +3,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from kgdet_d2.data import register_all, register_fashion
-from kgdet_d2.data.compact import CompactAnnotations, Garment, Photo
 from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.structures.annotations import AnnotationTable, Garment, Photo
 
 NAMES = ["deepfashion2_train", "deepfashion2_val", "synthfashion_train", "synthfashion_val"]
 
@@ -53,7 +53,7 @@ def test_all_are_registered_and_a_second_call_replaces(annotations, tmp_path):
 def test_FLD_has_three_splits_and_its_own_landmarks(tmp_path, split):
     garment = Garment(1, np.float32([1, 2, 3, 4]), np.ones((4, 3), np.float32))
     photo = Photo("img/img_00000007.jpg", 7, 20, 30, [garment])
-    CompactAnnotations.from_photos([photo], FLD).save(tmp_path / f"fld/annotations/{split}.npz")
+    AnnotationTable.from_photos([photo], FLD).save(tmp_path / f"fld/annotations/{split}.npz")
     register_all(tmp_path)
     (record,) = DatasetCatalog.get(f"fld_{split}")
     assert record["file_name"] == str(tmp_path / "fld/img/img_00000007.jpg")

@@ -15,13 +15,13 @@ from pycocotools.cocoeval import COCOeval
 from kgdet_d2.evaluation.average_precision import (
     Subset,
     box_average_precision,
-    landmark_average_precision,
+    keypoint_average_precision,
 )
-from kgdet_d2.evaluation.candidates import BoxIoU, ObjectKeypointSimilarity, candidates_by_class
-from kgdet_d2.evaluation.engines import ENGINES
-from kgdet_d2.evaluation.predictions import Predictions
+from kgdet_d2.evaluation.coco_backends import BACKENDS
+from kgdet_d2.evaluation.similarity import BoxIoU, ObjectKeypointSimilarity, pairs_by_class
 from kgdet_d2.schema import DEEPFASHION2, FLD
-from tests.evaluation.columns import columns
+from kgdet_d2.structures.predictions import Predictions
+from tests.helpers.columns import columns
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "deepfashion2_sample" / "validation"
 TASKS = ("bbox", "keypoints", "keypoints_visible")
@@ -34,7 +34,7 @@ KEYS = {  # in the order of pycocotools' stats
 def ours(truth, predictions, task, **options):
     if task == "bbox":
         return box_average_precision(truth, predictions, **options)
-    return landmark_average_precision(truth, predictions, visible_only=task == "keypoints_visible", **options)
+    return keypoint_average_precision(truth, predictions, visible_only=task == "keypoints_visible", **options)
 
 
 def coco_truth(scene, visible_only):
@@ -132,7 +132,7 @@ def assert_all_equal(scene, tasks=TASKS):
     cases = 0
     for task in tasks:
         expected = plain_pycocotools(scene, task)
-        for engine in ENGINES:
+        for engine in BACKENDS:
             assert_equal(*ours(truth, predictions, task, engine=engine), expected, task)
         cases += int((expected.eval["recall"][0, :, 0, -1] > -1).sum())
     return cases
@@ -168,10 +168,10 @@ def test_scenes_hold_what_they_are_to_test(make_scene):
     assert len(np.unique(predictions.score)) == 3
     assert 0 < len(np.unique(truth.category_id)) <= 13
     for visible_only in (False, True):
-        assert (truth.num_counted(visible_only=visible_only) == 0).sum() > 1
-        (full,) = landmark_average_precision(truth, predictions, visible_only=visible_only)
-        moved = Predictions(**vars_of(predictions) | {"wide_landmarks": predictions.wide_landmarks + 1000})
-        (other,) = landmark_average_precision(truth, moved, visible_only=visible_only)
+        assert (truth.num_labelled(visible_only=visible_only) == 0).sum() > 1
+        (full,) = keypoint_average_precision(truth, predictions, visible_only=visible_only)
+        moved = Predictions(**vars_of(predictions) | {"wide_keypoints": predictions.wide_keypoints + 1000})
+        (other,) = keypoint_average_precision(truth, moved, visible_only=visible_only)
         assert full.summary()["AP"] != other.summary()["AP"]
 
 
@@ -193,7 +193,7 @@ def test_similarities_to_the_last_bit(make_scene, task, schema):
         )
     expected = plain_pycocotools(scene, task).ious
     pairs = 0
-    for candidates in candidates_by_class(truth, predictions, max_detections=100):
+    for candidates in pairs_by_class(truth, predictions, max_detections=100):
         for photo, garments, detections in zip(
             candidates.photos, candidates.garments, candidates.detections, strict=True
         ):
@@ -213,7 +213,7 @@ def test_more_detections_than_count(make_scene, task):
         assert max(len(output) for output in scene.outputs) > 150
         truth, predictions = columns(scene)
         expected = plain_pycocotools(scene, task)
-        for engine in ENGINES:
+        for engine in BACKENDS:
             assert_equal(*ours(truth, predictions, task, engine=engine), expected, task)
 
 
@@ -237,11 +237,11 @@ def test_other_sigmas(make_scene):
     truth, predictions = columns(scene)
     sigmas = np.random.default_rng(1).uniform(0.05, 0.3, 294).tolist()
     expected = plain_pycocotools(scene, "keypoints", sigmas=sigmas)
-    (found,) = landmark_average_precision(truth, predictions, visible_only=False, sigmas=sigmas)
+    (found,) = keypoint_average_precision(truth, predictions, visible_only=False, sigmas=sigmas)
     assert_equal(found, expected, "keypoints")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", BACKENDS)
 @pytest.mark.parametrize("task", TASKS)
 def test_subsets(make_scene, task, engine):
     """Garments that do not count and photos that do not exist, several subsets in one call."""
@@ -298,7 +298,7 @@ def test_the_order_of_photos_is_of_no_account(make_scene, task):
     assert np.array_equal(one.precision, other.precision) and np.array_equal(one.recall, other.recall)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", BACKENDS)
 @pytest.mark.parametrize("task", TASKS)
 def test_nothing_predicted_and_nothing_to_find(make_scene, task, engine):
     scene = make_scene(np.random.default_rng(0), images=5)
@@ -321,7 +321,7 @@ def test_predictions_of_another_ground_truth(make_scene):
     for task in TASKS:
         with pytest.raises(ValueError, match=r"image \d+: no such image_id among the 10 photos"):
             ours(truth, unknown, task)
-    narrow = {"wide_detection": np.zeros(0, np.int64), "wide_landmarks": np.zeros((0, 294, 2), np.float32)}
+    narrow = {"wide_detection": np.zeros(0, np.int64), "wide_keypoints": np.zeros((0, 294, 2), np.float32)}
     with pytest.raises(ValueError, match=r"image \d+: a garment without labelled .* another ground truth"):
         ours(truth, Predictions(**columns_of | narrow), "keypoints")
 

@@ -18,8 +18,8 @@ from detectron2.structures import BoxMode, Instances
 
 from kgdet_d2.evaluation import FashionEvaluator, evaluator
 from kgdet_d2.evaluation.average_precision import average_precisions
-from kgdet_d2.evaluation.predictions import Predictions
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
+from kgdet_d2.structures.predictions import Predictions
 
 SIZE = 400
 TASKS = ("bbox", "keypoints", "keypoints_visible")
@@ -44,12 +44,12 @@ def register():
         MetadataCatalog.remove(name)
 
 
-def garment(class_index, box, landmarks):
+def garment(class_index, box, keypoints):
     return {
         "bbox": list(box),
         "bbox_mode": BoxMode.XYXY_ABS,
         "category_id": class_index,
-        "keypoints": np.asarray(landmarks, dtype=float).ravel().tolist(),
+        "keypoints": np.asarray(keypoints, dtype=float).ravel().tolist(),
         "iscrowd": 0,
     }
 
@@ -67,13 +67,13 @@ def photo(image_id, annotations):
 def random_garment(rng, class_index, labelled=True):
     x, y = rng.uniform(0, SIZE / 2, 2)
     width, height = rng.uniform(20, SIZE / 2, 2)
-    count = SCHEMA.num_landmarks(class_index)
-    landmarks = np.stack(
+    count = SCHEMA.num_class_keypoints(class_index)
+    keypoints = np.stack(
         [x + width * rng.random(count), y + height * rng.random(count), rng.integers(0, 3, count)], axis=1
     )
-    landmarks[0, 2] = rng.integers(1, 3)
-    landmarks[landmarks[:, 2] == 0] = 0
-    return garment(class_index, (x, y, x + width, y + height), landmarks if labelled else 0 * landmarks)
+    keypoints[0, 2] = rng.integers(1, 3)
+    keypoints[keypoints[:, 2] == 0] = 0
+    return garment(class_index, (x, y, x + width, y + height), keypoints if labelled else 0 * keypoints)
 
 
 def random_dataset(rng, classes=range(SCHEMA.num_classes), images=20):
@@ -148,7 +148,7 @@ def oks_by_loop(truth, found, class_index, area):
 def test_no_half_pixel_shift(register, perfect_instances, shift):
     """One garment, so AP is the share of the ten thresholds that its OKS reaches."""
     rng = np.random.default_rng(1)
-    count = SCHEMA.num_landmarks(SKIRT)
+    count = SCHEMA.num_class_keypoints(SKIRT)
     truth = np.concatenate([rng.uniform(10, 20, (count, 2)), np.full((count, 1), 2)], axis=1)
     dataset = [photo(1, [garment(SKIRT, (10, 10, 20, 20), truth)])]
     prediction = perfect_instances(dataset[0])
@@ -173,9 +173,9 @@ def test_garment_without_landmarks_is_ignored_for_landmarks_only(register, perfe
 def test_occluded_landmarks_count(register, perfect_instances):
     rng = np.random.default_rng(0)
     annotation = random_garment(rng, SKIRT)
-    landmarks = np.reshape(annotation["keypoints"], (-1, 3))
-    landmarks[:, 2] = 1
-    dataset = [photo(1, [{**annotation, "keypoints": landmarks.ravel().tolist()}])]
+    keypoints = np.reshape(annotation["keypoints"], (-1, 3))
+    keypoints[:, 2] = 1
+    dataset = [photo(1, [{**annotation, "keypoints": keypoints.ravel().tolist()}])]
     results = evaluate(FashionEvaluator(register(dataset)), dataset, [perfect_instances(dataset[0])])
     assert results["keypoints"]["AP"] == pytest.approx(100)
 

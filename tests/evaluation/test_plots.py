@@ -6,12 +6,12 @@ from matplotlib import pyplot
 
 from kgdet_d2.evaluation import plots
 from kgdet_d2.evaluation.average_precision import box_average_precision
-from kgdet_d2.evaluation.errors import find_errors
-from kgdet_d2.evaluation.landmark_error import landmark_errors
-from kgdet_d2.evaluation.overlaps import BoxOverlaps
+from kgdet_d2.evaluation.keypoint_error import keypoint_errors
+from kgdet_d2.evaluation.matching import BoxMatcher
 from kgdet_d2.evaluation.report import error_report
+from kgdet_d2.evaluation.tide import find_errors
 from kgdet_d2.schema import FLD
-from tests.evaluation.columns import by_hand, columns
+from tests.helpers.columns import by_hand, columns
 
 CONFUSION = {
     "garment": ["upper", "lower", "background"],
@@ -35,7 +35,7 @@ def test_confusion():
 
 
 def test_errors(make_scene):
-    overlaps = BoxOverlaps(*columns(make_scene(np.random.default_rng(0), FLD, images=20)))
+    overlaps = BoxMatcher(*columns(make_scene(np.random.default_rng(0), FLD, images=20)))
     report = error_report(find_errors(overlaps), score_threshold=0.3)
     left, right = plots.errors_figure(report["kinds"], report["AP50"]).axes
     gains = [row["dAP"] for row in report["kinds"].values()]
@@ -57,14 +57,14 @@ def test_precision_and_recall(make_scene):
 
 
 def test_landmarks():
-    by_landmark = {
+    by_keypoint = {
         f"landmark {number}": {
             "NE": number / 100 if number % 2 else math.nan,
             "garments_found": 1000 * number,
         }
         for number in range(60)
     }
-    (axes,) = plots.landmark_figure(by_landmark).axes
+    (axes,) = plots.keypoint_figure(by_keypoint).axes
     assert [bar.get_width() for bar in axes.patches] == pytest.approx(np.arange(59, 19, -2) / 100)
     assert written(axes)[0] == "59,000"
 
@@ -72,14 +72,14 @@ def test_landmarks():
 def test_files_of_nothing(make_instances, tmp_path):
     """No garment and no detection: figures without curves and bars; and no window has been asked for."""
     truth, predictions = by_hand(make_instances, ([], []))
-    overlaps = BoxOverlaps(truth, predictions)
+    overlaps = BoxMatcher(truth, predictions)
     report = error_report(find_errors(overlaps), score_threshold=0.3)
-    by_landmark = landmark_errors(overlaps, visible_only=True).by_landmark()
+    by_keypoint = keypoint_errors(overlaps, visible_only=True).by_keypoint()
     figures = {
         "confusion": plots.confusion_figure(report["confusion"], 0.3),
         "errors": plots.errors_figure(report["kinds"], report["AP50"]),
         "curves": plots.precision_recall_figure({"boxes": box_average_precision(truth, predictions)[0]}),
-        "landmarks": plots.landmark_figure(by_landmark),
+        "landmarks": plots.keypoint_figure(by_keypoint),
     }
     for name, figure in figures.items():
         plots.save_png(figure, tmp_path / "figures" / f"{name}.png")

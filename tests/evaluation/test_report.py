@@ -5,23 +5,23 @@ import math
 import numpy as np
 import pytest
 
-from kgdet_d2.evaluation.errors import ERRORS, Kind, find_errors
-from kgdet_d2.evaluation.overlaps import BoxOverlaps
+from kgdet_d2.evaluation.matching import BoxMatcher
 from kgdet_d2.evaluation.report import (
     error_report,
     errors_csv,
     markdown,
     report_json,
-    worst_landmarks,
+    worst_keypoints,
 )
+from kgdet_d2.evaluation.tide import ERRORS, Kind, find_errors
 from kgdet_d2.schema import DEEPFASHION2
-from tests.evaluation.columns import by_hand, columns
+from tests.helpers.columns import by_hand, columns
 
 BOX, AWAY = (100, 100, 200, 200), (0, 0, 50, 50)
 
 
 def find(case):
-    return find_errors(BoxOverlaps(*case))
+    return find_errors(BoxMatcher(*case))
 
 
 def read(lines):
@@ -78,9 +78,9 @@ def test_the_list_holds_every_error(make_scene):
 
 
 def test_worst_landmarks():
-    by_landmark = {name: {"NE": error} for name, error in zip("abcd", (0.1, math.nan, 0.3, 0.2), strict=True)}
-    assert list(worst_landmarks(by_landmark)) == ["c", "d", "a"]
-    assert list(worst_landmarks(by_landmark, count=1)) == ["c"]
+    by_keypoint = {name: {"NE": error} for name, error in zip("abcd", (0.1, math.nan, 0.3, 0.2), strict=True)}
+    assert list(worst_keypoints(by_keypoint)) == ["c", "d", "a"]
+    assert list(worst_keypoints(by_keypoint, count=1)) == ["c"]
 
 
 def test_nan_is_null_and_a_dash():

@@ -1,19 +1,19 @@
 import torch
 
-from kgdet_d2.geometry.moment import moment_box
-from kgdet_d2.geometry.numerics import scale_gradient
 from kgdet_d2.geometry.points import (
     boxes_to_pixels,
     kernel_grid,
-    make_cells,
+    make_locations,
+    moment_box,
     offsets_to_points,
     sampling_positions,
     split_points,
 )
+from kgdet_d2.layers.numerics import scale_gradient
 
 
 def test_cells_stand_at_column_and_row_times_stride():
-    cells, strides = make_cells([(2, 3), (1, 2)], [32, 64], torch.device("cpu"))
+    cells, strides = make_locations([(2, 3), (1, 2)], [32, 64], torch.device("cpu"))
     expected = [[j * 32.0, i * 32.0] for i in range(2) for j in range(3)] + [[0.0, 0.0], [64.0, 0.0]]
     assert cells.tolist() == expected
     assert strides.tolist() == [32.0] * 6 + [64.0] * 2

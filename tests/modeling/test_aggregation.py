@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from kgdet_d2.modeling.aggregation import (
+from kgdet_d2.modeling.heads.aggregation import (
     KeypointEncoding,
     KeypointSelection,
     PointAggregation,
-    SamplingPoints,
+    SamplingLocations,
     select_keypoints,
 )
 from tests.modeling.test_kgdet import make_model, photo
@@ -22,7 +22,7 @@ def test_aggregation_reads_the_features_where_the_points_lie():
     points = torch.zeros(1, 68, 5, 6)
     points[:, 2 * 2] = 1.0  # column 1, tap 2: one row down
     points[:, 18 + 2 * 11 + 1] = -2.0  # column 2, tap 11: two columns left
-    out = aggregation(features, SamplingPoints(points))
+    out = aggregation(features, SamplingLocations(points))
     assert out.shape == (1, 2, 5, 6)
     assert torch.equal(out[0, 0, :-1], features[0, 0, 1:])
     assert torch.equal(out[0, 0, -1], torch.zeros(6))

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from kgdet_d2.config import load_config
-from tests.modeling.simulated_cuda import simulated_cuda
+from tests.helpers.simulated_cuda import simulated_cuda
 from tests.modeling.test_aggregation import SELECTION
 from tests.modeling.test_kgdet import photo
 

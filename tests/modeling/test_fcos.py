@@ -8,7 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 
 from kgdet_d2.modeling.meta_arch import FCOS
-from tests.modeling.box_detectors import (
+from tests.helpers.box_detectors import (
     check_channels_last_changes_nothing,
     detect,
     make_model,

@@ -6,15 +6,15 @@ from detectron2.structures import Boxes, ImageList, Instances, Keypoints
 from fvcore.transforms.transform import HFlipTransform
 
 from kgdet_d2.config import load_config
-from kgdet_d2.geometry.points import boxes_to_pixels, make_cells, offsets_to_points
+from kgdet_d2.geometry.points import boxes_to_pixels, make_locations, offsets_to_points
 from kgdet_d2.modeling.flip_fusion import (
     FlipFusion,
     fuse_flipped,
-    landmark_flip_map,
+    keypoint_flip_map,
     mirror_features,
     mirror_images,
 )
-from kgdet_d2.modeling.stage_output import StageOutput
+from kgdet_d2.modeling.heads.kgdet_head import StageOutput
 from kgdet_d2.schema import DEEPFASHION2, FLD
 
 KEY = "MODEL.KGDET.FLIP_FUSION"
@@ -42,7 +42,7 @@ def photo(height, width):
 def in_pixels(stage, level, stride):
     """One level of image 0: logits, landmarks (H, W, K, 2) and boxes (H, W, 4), by columns of cells."""
     height, width = stage.logits[level].shape[-2:]
-    cells, strides = make_cells([(height, width)], [stride], CPU)
+    cells, strides = make_locations([(height, width)], [stride], CPU)
     keypoints, boxes = (field[level][0].flatten(1).T for field in (stage.keypoints, stage.boxes))
     return {
         "logits": stage.logits[level][0].permute(1, 2, 0),
@@ -109,7 +109,7 @@ def test_a_map_and_its_mirror_give_mirrored_outputs():
     model = spread(fused_model("feature"))
     features = [torch.randn(1, 64, 4, 6), torch.randn(1, 64, 2, 3)]
     mirrored, axes = mirror_features(features)
-    flip_map = landmark_flip_map(294, "corrected")
+    flip_map = keypoint_flip_map(294, "corrected")
     with torch.no_grad():
         stages, others = model.head(features), model.head(mirrored)
         fused = fuse_flipped(stages, others, axes, flip_map)
@@ -257,16 +257,16 @@ def test_a_checkpoint_does_not_know(mode):
 
 
 def test_permutations():
-    corrected, released = (landmark_flip_map(294, name) for name in ("corrected", "released"))
+    corrected, released = (keypoint_flip_map(294, name) for name in ("corrected", "released"))
     np.testing.assert_array_equal(corrected, DEEPFASHION2.flip_map)
     for flip in (corrected, released):
         assert torch.equal(flip[flip], torch.arange(294))
     names = DEEPFASHION2.slot_names
     differing = [names[i].split("/") for i in (corrected != released).nonzero().flatten()]
     assert {class_name for class_name, _ in differing} == {"short sleeve outwear"}
-    landmarks = {landmark for _, landmark in differing}
-    assert landmarks == {"neck_left", "neck_right", "opening_top_left", "opening_top_right"}
-    assert landmark_flip_map(8, "corrected").tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+    keypoints = {landmark for _, landmark in differing}
+    assert keypoints == {"neck_left", "neck_right", "opening_top_left", "opening_top_right"}
+    assert keypoint_flip_map(8, "corrected").tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_permutations():
 )
 def test_unknown_landmarks_are_refused(num_keypoints, permutation, message):
     with pytest.raises(ValueError, match=message):
-        landmark_flip_map(num_keypoints, permutation)
+        keypoint_flip_map(num_keypoints, permutation)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from detectron2.modeling import FPN, build_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 
 from kgdet_d2.config import add_kgdet_config
-from kgdet_d2.modeling.fpn import EXTRAS_FROM
+from kgdet_d2.modeling.backbone.fpn import EXTRAS_FROM
 
 
 def make_backbone(levels, *, full=False, norm="GN", fixed=False, extras_from="res5"):

@@ -3,8 +3,8 @@ from collections import Counter
 import pytest
 import torch
 
-from kgdet_d2.modeling.aggregation import PointAggregation, select_keypoints
-from kgdet_d2.modeling.head import KGDetHead
+from kgdet_d2.modeling.heads.aggregation import PointAggregation, select_keypoints
+from kgdet_d2.modeling.heads.kgdet_head import KGDetHead
 
 
 def make_head(**changes):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances, Keypoints
 
-from kgdet_d2.geometry.points import make_cells
+from kgdet_d2.geometry.points import make_locations
+from kgdet_d2.modeling.heads.kgdet_head import StageOutput
 from kgdet_d2.modeling.losses import KGDetCriterion
-from kgdet_d2.modeling.stage_output import StageOutput
 
 CLASSES, LANDMARKS, SIZES, STRIDES = 3, 4, [(6, 5), (3, 3)], [8, 16]
 
@@ -86,15 +86,15 @@ def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
                     box += smooth_l1((predicted - gt[image].gt_boxes.tensor[garment, side].item()) / unit)
                 if not stage.keypoints:
                     continue
-                landmarks = gt[image].gt_keypoints.tensor[garment]
-                labelled = [k for k in range(LANDMARKS) if landmarks[k, 2] > 0]
+                keypoints = gt[image].gt_keypoints.tensor[garment]
+                labelled = [k for k in range(LANDMARKS) if keypoints[k, 2] > 0]
                 for k in labelled:
                     for axis in range(2):
                         offset = stage.keypoints[level][image, 2 * k + 1 - axis, y, x].item()
                         predicted = (offset + (x, y)[axis]) * stride
                         per_garment = criterion.keypoint_weighting == "per_garment"
                         weight = 4 / (2 * len(labelled)) if per_garment else 1
-                        keypoint += weight * smooth_l1((predicted - landmarks[k, axis].item()) / unit)
+                        keypoint += weight * smooth_l1((predicted - keypoints[k, axis].item()) / unit)
                 for k in range(LANDMARKS) if labelled and stage.visibility else []:
                     logit = stage.visibility[level][image, k, y, x].item()
                     visibility += focal(logit, k in labelled)
@@ -115,7 +115,7 @@ def test_against_plain_loops(weighting):
     generator = torch.Generator().manual_seed(0)
     criterion = make_criterion(keypoint_weighting=weighting)
     stages = [random_stage(generator), random_stage(generator)]
-    cells, strides = make_cells(SIZES, STRIDES, torch.device("cpu"))
+    cells, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
     arguments = (stages, cells, strides, [(48, 40), (48, 32)], two_images(generator))
     losses = criterion(*arguments)
     expected = losses_by_loops(criterion, *arguments)
@@ -126,7 +126,7 @@ def test_against_plain_loops(weighting):
 
 def test_targets_count_at_least_one_positive_an_image():
     criterion = make_criterion()
-    cells, strides = make_cells(SIZES, STRIDES, torch.device("cpu"))
+    cells, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
     gt = two_images(torch.Generator().manual_seed(0))
     targets = criterion.targets(cells, strides, [(48, 40), (48, 32)], gt)
     positives = int((targets.matched >= 0).sum())
@@ -140,7 +140,7 @@ def test_batch_without_garments_trains_the_background_alone():
     generator = torch.Generator().manual_seed(0)
     criterion = make_criterion(stage_weights=[1.0])
     stage = random_stage(generator)
-    cells, strides = make_cells(SIZES, STRIDES, torch.device("cpu"))
+    cells, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
     empty = garments([], [], [])
     losses = criterion([stage], cells, strides, [(48, 40)] * 2, [empty, empty])
     sum(losses.values()).backward()
@@ -154,7 +154,7 @@ def test_garments_without_landmarks_teach_boxes_but_no_landmarks():
     generator = torch.Generator().manual_seed(0)
     criterion = make_criterion(stage_weights=[1.0])
     stage = random_stage(generator, num_images=1)
-    cells, strides = make_cells(SIZES, STRIDES, torch.device("cpu"))
+    cells, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
     garment = garments([[2.0, 3, 30, 40]], [1], torch.zeros(1, LANDMARKS, 3))
     losses = criterion([stage], cells, strides, [(48, 40)], [garment])
     assert losses["loss_keypoint_1"] == 0 and losses["loss_visibility_1"] == 0 and losses["loss_box_1"] > 0
@@ -164,7 +164,7 @@ def test_garments_without_landmarks_teach_boxes_but_no_landmarks():
 def test_stages_without_visibility_have_no_loss_of_it():
     generator = torch.Generator().manual_seed(0)
     stage = replace(random_stage(generator), visibility=None)
-    cells, strides = make_cells(SIZES, STRIDES, torch.device("cpu"))
+    cells, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
     criterion = make_criterion(stage_weights=[1.0])
     losses = criterion([stage], cells, strides, [(48, 40), (48, 32)], two_images(generator))
     assert set(losses) == {"loss_cls_1", "loss_box_1", "loss_keypoint_1"}

@@ -6,10 +6,10 @@ from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, Polygon
 from detectron2.utils.events import EventStorage
 
 from kgdet_d2.config import load_config
-from kgdet_d2.data.synthetic import generate_photo
-from kgdet_d2.modeling.match_rcnn import GroundTruthBoxes
+from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN
 from kgdet_d2.modeling.match_rcnn.meta_arch import matching_labels
 from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.synthetic import generate_photo
 
 DETECTION = "configs/sample/match_rcnn_tiny.yaml"
 MATCHING = "configs/sample/match_rcnn_tiny_matching.yaml"
@@ -34,7 +34,7 @@ def garments(boxes, schema=DEEPFASHION2, *, labelled=True, polygons=True, size=(
     instances.gt_classes = torch.arange(len(boxes)) % schema.num_classes
     keypoints = torch.zeros(len(boxes), schema.num_keypoints, 3)
     for row, index in enumerate(instances.gt_classes.tolist()):
-        place = torch.rand(schema.num_landmarks(index), 2)
+        place = torch.rand(schema.num_class_keypoints(index), 2)
         points = boxes[row, :2] + place * (boxes[row, 2:] - boxes[row, :2])
         keypoints[row, list(schema.slots[index])] = torch.nn.functional.pad(points, (0, 1), value=2.0)
     instances.gt_keypoints = Keypoints(keypoints * labelled)
@@ -209,7 +209,7 @@ def test_detections_have_embeddings():
 def test_given_boxes_are_embedded():
     model = make_model(MATCHING).eval()
     inputs = labelled_pair()
-    given = [output["instances"] for output in GroundTruthBoxes(model)(inputs)]
+    given = [output["instances"] for output in GTBoxMatchRCNN(model)(inputs)]
     for instances, record in zip(given, inputs, strict=True):
         truth = record["instances"]
         torch.testing.assert_close(instances.pred_boxes.tensor, 2 * truth.gt_boxes.tensor)

@@ -8,7 +8,7 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Boxes, Instances, Keypoints, PolygonMasks
 from detectron2.utils.events import EventStorage
 
-from kgdet_d2.modeling.match_rcnn import GarmentMaskHead, LandmarkHead
+from kgdet_d2.modeling.match_rcnn import GarmentKeypointHead, GarmentMaskHead
 from kgdet_d2.schema import DEEPFASHION2, FLD
 
 SHAPE = ShapeSpec(channels=4, height=14, width=14)
@@ -26,9 +26,9 @@ def random_boxes(count):
     return torch.cat([corner, corner + 20 + torch.rand(count, 2) * 150], dim=1)
 
 
-def points_in(boxes, landmarks):
+def points_in(boxes, keypoints):
     """(n, landmarks, 2), anywhere in the boxes."""
-    return boxes[:, None, :2] + torch.rand(len(boxes), landmarks, 2) * (boxes[:, 2:] - boxes[:, :2])[:, None]
+    return boxes[:, None, :2] + torch.rand(len(boxes), keypoints, 2) * (boxes[:, 2:] - boxes[:, :2])[:, None]
 
 
 def proposals(classes, schema, visible=0.5):
@@ -49,7 +49,7 @@ def both_heads(schema, **arguments):
     """Detectron2's head, and ours with the same weights."""
     arguments = {"num_keypoints": schema.num_keypoints, "conv_dims": [6, 6]} | arguments
     theirs = KRCNNConvDeconvUpsampleHead(SHAPE, **arguments)
-    ours = LandmarkHead(SHAPE, slots=schema.slots, **arguments)
+    ours = GarmentKeypointHead(SHAPE, slots=schema.slots, **arguments)
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
 
@@ -108,7 +108,7 @@ def test_own_landmarks_are_detectron2_s_and_others_zero(schema):
 @pytest.fixture
 def bare_head():
     """A head without layers: what it is given are its maps, 28 x 28."""
-    head = LandmarkHead(SHAPE, slots=DEEPFASHION2.slots, num_keypoints=294, conv_dims=[])
+    head = GarmentKeypointHead(SHAPE, slots=DEEPFASHION2.slots, num_keypoints=294, conv_dims=[])
     del head.score_lowres
     return head.eval()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kgdet_d2.modeling.head import KGDetHead
+from kgdet_d2.modeling.heads.kgdet_head import KGDetHead
 
 CLASSES, LANDMARKS, CHANNELS, HEIGHT, WIDTH = 2, 3, 4, 3, 4
 CELLS = [(row, column) for row in range(HEIGHT) for column in range(WIDTH)]
@@ -26,7 +26,7 @@ def between(maps, y, x):
     return value
 
 
-def over_cells(function):
+def flatten_levels(function):
     """(D, H, W) of a function of row and column."""
     result = [function(row, column) for row, column in CELLS]
     return np.stack(result, axis=1).reshape(-1, HEIGHT, WIDTH)
@@ -42,7 +42,7 @@ def convolution(maps, weight, bias):
                 total += weight[:, :, i, j] @ at(maps, row + i - radius, column + j - radius)
         return total
 
-    return over_cells(cell)
+    return flatten_levels(cell)
 
 
 def column_of_points(maps, points, weight):
@@ -56,7 +56,7 @@ def column_of_points(maps, points, weight):
             total += weight[:, :, tap // side, tap % side] @ between(maps, row + y, column + x)
         return np.maximum(total, 0)
 
-    return over_cells(cell)
+    return flatten_levels(cell)
 
 
 def box(points, scale):
@@ -69,7 +69,7 @@ def box(points, scale):
         half = np.exp(scale) * np.sqrt(variance)
         return np.concatenate([centre - half, centre + half])
 
-    return over_cells(cell)
+    return flatten_levels(cell)
 
 
 def head_by_loops(state, features, columns, num_stages):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from kgdet_d2.geometry.points import make_cells
-from kgdet_d2.modeling import inference
-from kgdet_d2.modeling.assigner import IGNORED
-from kgdet_d2.modeling.inference import KGDetPostprocessor
+from kgdet_d2.geometry.points import make_locations
+from kgdet_d2.modeling import postprocessing as inference
+from kgdet_d2.modeling.assigners import IGNORED
 from kgdet_d2.modeling.losses import KGDetCriterion
-from tests.modeling.release_detections import check_detections, inclusive_nms
-from tests.modeling.release_heads import FIELDS, HEADS, LOSSES, STAGES, check_gradient, garments, make_head
-from tests.modeling.release_recordings import each_source, features, load
+from kgdet_d2.modeling.postprocessing import KGDetPostprocessor
+from tests.helpers.release_detections import check_detections, inclusive_nms
+from tests.helpers.release_heads import FIELDS, HEADS, LOSSES, STAGES, check_gradient, garments, make_head
+from tests.helpers.release_recordings import each_source, features, load
 
 each_head = pytest.mark.parametrize("name", HEADS)
 
@@ -36,7 +36,7 @@ def run(name):
     cfg, head, theirs = make_head(columns)
     maps = [torch.from_numpy(level).requires_grad_() for level in features(name, recording.facts, sizes)]
     stages = head(maps)
-    cells = make_cells(sizes, strides, torch.device("cpu"))
+    cells = make_locations(sizes, strides, torch.device("cpu"))
     padded = [tuple(recording[f"pad_shape_{image}"].tolist()) for image in (0, 1)]
     gt = [garments(recording, image) for image in (0, 1)]
     criterion = KGDetCriterion(cfg)
@@ -101,18 +101,18 @@ def test_assignment_and_targets(name, source):
         recording.check(f"assign_gt_inds_{image}", targets.matched[image] + 1, atol=0)
         recording.check(f"assign_valid_{image}", targets.matched[image] != IGNORED, atol=0)
 
-    def over_cells(values):
+    def flatten_levels(values):
         dense = values.new_zeros(*positive.shape, *values.shape[1:])
         dense[positive] = values
         return dense
 
     expected = {
-        "labels": over_cells(targets.classes + 1),
+        "labels": flatten_levels(targets.classes + 1),
         "label_weights": (targets.matched != IGNORED).float(),
-        "boxes": over_cells(targets.boxes),
+        "boxes": flatten_levels(targets.boxes),
         "box_weights": positive[..., None].float().expand(-1, -1, 4),
-        "kpts": over_cells(targets.keypoints[..., :2]),
-        "kpt_weights": over_cells((targets.keypoints[..., 2:] > 0).float().expand(-1, -1, 2)),
+        "kpts": flatten_levels(targets.keypoints[..., :2]),
+        "kpt_weights": flatten_levels((targets.keypoints[..., 2:] > 0).float().expand(-1, -1, 2)),
     }
     for field, found in expected.items():
         recording.check(f"tgt_{field}", found, atol=1e-6)
@@ -174,9 +174,9 @@ def test_detections(name, prefix, source, monkeypatch):
             found = postprocessor(stage, *ours.cells, [size] * 2)[image]
         in_order = check_detections(found, recording, prefix, image, scale=scale)
         if prefix == "det_":
-            landmarks = in_order.pred_keypoints.clone()
-            landmarks[..., 2] = 1  # where the release has a 1, ours have the detection's score
-            recording.check(f"det_kpts_{image}", landmarks, atol=1e-3)
+            keypoints = in_order.pred_keypoints.clone()
+            keypoints[..., 2] = 1  # where the release has a 1, ours have the detection's score
+            recording.check(f"det_kpts_{image}", keypoints, atol=1e-3)
 
 
 def test_some_detections_differ_by_the_release_s_inclusive_boxes():

@@ -11,7 +11,7 @@ from PIL import Image
 from kgdet_d2.config import load_config
 from kgdet_d2.data import FashionDatasetMapper
 from kgdet_d2.schema import DEEPFASHION2
-from tests.modeling.release_recordings import each_source, load, needs_full
+from tests.helpers.release_recordings import each_source, load, needs_full
 
 PHOTOS = ["57421", "151674"]  # recorded with the longer side at most 200, the shorter at most 160
 FORMS = ["orig", "flip"]

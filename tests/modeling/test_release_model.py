@@ -12,17 +12,17 @@ import torch
 from detectron2.modeling import build_model
 
 from convert_official_weights import from_release, model_shapes
+from kgdet_d2.checkpoint.mmdet import mmdet_key_map
 from kgdet_d2.config import load_config
-from kgdet_d2.geometry.points import make_cells
-from kgdet_d2.modeling import inference
-from kgdet_d2.modeling.release import release_names
-from tests.modeling.release_detections import check_detections, inclusive_nms
-from tests.modeling.release_heads import FIELDS, LOSSES, garments
-from tests.modeling.release_recordings import load, needs_full, weight
+from kgdet_d2.geometry.points import make_locations
+from kgdet_d2.modeling import postprocessing as inference
+from tests.helpers.release_detections import check_detections, inclusive_nms
+from tests.helpers.release_heads import FIELDS, LOSSES, garments
+from tests.helpers.release_recordings import load, needs_full, weight
 
 pytestmark = needs_full
 CONFIG = "configs/kgdet_R50.yaml"
-NAMES = release_names(depth=50, columns=[9, 25, 49], num_stages=3)
+NAMES = mmdet_key_map(depth=50, columns=[9, 25, 49], num_stages=3)
 IMAGES = (0, 1)
 
 
@@ -53,7 +53,7 @@ def run():
         stage.register_forward_hook(lambda module, inputs, output: maps.append(output.detach()))
     p5 = model.backbone(image)["p5"]
     stages = model.head([p5])
-    cells = make_cells([tuple(p5.shape[-2:])], model.strides, torch.device("cpu"))
+    cells = make_locations([tuple(p5.shape[-2:])], model.strides, torch.device("cpu"))
     padded = [tuple(recording[f"pad_shape_{i}"].tolist()) for i in IMAGES]
     losses = model.criterion(stages, *cells, padded, [garments(recording, i) for i in IMAGES])
     sum(losses.values()).backward()
@@ -118,9 +118,9 @@ def test_detections_of_the_batch(image, prefix, monkeypatch):
         found = ours.postprocessor(ours.stages[-1], *ours.cells, sizes)[image]
     in_order = check_detections(found, ours.recording, prefix, image, scale=scale)
     if prefix == "det_":
-        landmarks = in_order.pred_keypoints.numpy()
+        keypoints = in_order.pred_keypoints.numpy()
         expected = ours.recording[f"det_kpts_{image}"]
-        np.testing.assert_allclose(landmarks[..., :2], expected[..., :2], rtol=0, atol=1e-3)
+        np.testing.assert_allclose(keypoints[..., :2], expected[..., :2], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("image", IMAGES)

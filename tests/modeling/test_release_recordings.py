@@ -5,10 +5,10 @@ import importlib.util
 import numpy as np
 import pytest
 
-from kgdet_d2.modeling.release import release_names
-from tests.modeling.make_release_recordings import RULES, compact
-from tests.modeling.release_heads import make_reppoints_kp_head
-from tests.modeling.release_recordings import COMPACT, FULL, load, needs_full, noise, weight
+from kgdet_d2.checkpoint.mmdet import mmdet_key_map
+from tests.helpers.make_release_recordings import RULES, compact
+from tests.helpers.release_heads import make_reppoints_kp_head
+from tests.helpers.release_recordings import COMPACT, FULL, load, needs_full, noise, weight
 
 
 @needs_full
@@ -33,7 +33,7 @@ def test_weights_are_the_recordings_to_the_bit(depth, columns):
     recorded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recorded)
     _, _, reppoints = make_reppoints_kp_head()
-    for name in (*release_names(depth=depth, columns=columns, num_stages=3), *reppoints.values()):
+    for name in (*mmdet_key_map(depth=depth, columns=columns, num_stages=3), *reppoints.values()):
         shapes = {"conv": (3, 5, 3, 3), "downsample.0": (3, 5, 1, 1), "num_batches_tracked": ()}
         fitting = (shape for part, shape in shapes.items() if part in name and "bias" not in name)
         shape = next(fitting, (7,) if "_out.weight" not in name else (4, 6, 1, 1))

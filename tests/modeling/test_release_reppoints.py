@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from kgdet_d2.geometry.points import make_cells, offsets_to_points
-from kgdet_d2.modeling import inference
-from kgdet_d2.modeling.inference import KGDetPostprocessor
-from kgdet_d2.modeling.losses import over_cells
-from kgdet_d2.modeling.reppoints_losses import RepPointsCriterion
-from tests.modeling.release_detections import check_detections, inclusive_nms
-from tests.modeling.release_heads import check_gradient, garments, make_reppoints_kp_head
-from tests.modeling.release_recordings import each_source, features, load
+from kgdet_d2.geometry.points import make_locations, offsets_to_points
+from kgdet_d2.modeling import postprocessing as inference
+from kgdet_d2.modeling.losses import RepPointsCriterion, flatten_levels
+from kgdet_d2.modeling.postprocessing import KGDetPostprocessor
+from tests.helpers.release_detections import check_detections, inclusive_nms
+from tests.helpers.release_heads import check_gradient, garments, make_reppoints_kp_head
+from tests.helpers.release_recordings import each_source, features, load
 
 NAME = "repkp_parallel"
 STRIDES, SIZES = [32, 64, 128], [(8, 10), (4, 5), (2, 3)]
@@ -42,7 +41,7 @@ def run():
     cfg, head, theirs = make_reppoints_kp_head()
     maps = [torch.from_numpy(level) for level in features("repkp", {}, SIZES, num_images=1)]
     stages = head(maps)
-    cells = make_cells(SIZES, STRIDES, torch.device("cpu"))
+    cells = make_locations(SIZES, STRIDES, torch.device("cpu"))
     gt, padded = [garments(recording, None)], [tuple(recording["pad_shape"].tolist())]
     losses = RepPointsCriterion(cfg)(stages, *cells, padded, gt)
     parameters = dict(head.named_parameters())
@@ -117,9 +116,9 @@ def test_landmarks_of_detections_but_for_the_release_s_clamp(source, monkeypatch
     recording, (height, width) = load(NAME, source), run().size
     in_order = check_detections(detect(monkeypatch), recording, "det_", 0, scale=SCALE)
     cells, strides = run().cells
-    offsets = over_cells(run().stages[-1].keypoints)[0].detach()
+    offsets = flatten_levels(run().stages[-1].keypoints)[0].detach()
     everywhere = offsets_to_points(offsets, cells, strides).numpy()  # (L, K, 2), not clamped
-    logits = over_cells(run().stages[-1].logits)[0].detach()
+    logits = flatten_levels(run().stages[-1].logits)[0].detach()
     scores = logits.sigmoid()[:, in_order.pred_classes].T  # (n, L)
     cell = (scores - in_order.scores[:, None]).abs().argmin(dim=1)
     points = everywhere[cell]

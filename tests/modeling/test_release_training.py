@@ -12,8 +12,8 @@ from detectron2.structures import Boxes, Instances, Keypoints
 from torch import nn
 
 from kgdet_d2.config import load_config
+from kgdet_d2.engine.optimizer import build_optimizer
 from kgdet_d2.modeling.meta_arch import KGDet
-from kgdet_d2.solver import build_optimizer
 
 STEPS = 6
 # The released solver, a small model, and few iterations: three of warm-up, the last two after a step.

@@ -6,16 +6,15 @@ import torch
 from detectron2.layers import batched_nms
 
 from kgdet_d2.config import load_config
-from kgdet_d2.geometry.moment import moment_box
-from kgdet_d2.geometry.numerics import scale_gradient
-from kgdet_d2.geometry.points import split_points
-from kgdet_d2.modeling import inference
-from kgdet_d2.modeling.assigner import assign_cells
-from kgdet_d2.modeling.inference import KGDetPostprocessor
+from kgdet_d2.geometry.points import moment_box, split_points
+from kgdet_d2.layers.numerics import scale_gradient
+from kgdet_d2.modeling import postprocessing as inference
+from kgdet_d2.modeling.assigners import assign_by_center
+from kgdet_d2.modeling.heads.kgdet_head import StageOutput
 from kgdet_d2.modeling.losses import KGDetCriterion, Targets
-from kgdet_d2.modeling.stage_output import StageOutput
-from tests.modeling.release_detections import check_detections, inclusive_nms
-from tests.modeling.release_recordings import each_source, load
+from kgdet_d2.modeling.postprocessing import KGDetPostprocessor
+from tests.helpers.release_detections import check_detections, inclusive_nms
+from tests.helpers.release_recordings import each_source, load
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def test_assignment(source):
         cells = torch.from_numpy(recording[f"points_{case['points']}"])  # x, y, stride
         valid = torch.ones(len(cells), dtype=torch.bool)
         boxes = torch.from_numpy(recording[f"boxes_{number}"])
-        matched = assign_cells(boxes, cells[:, :2], cells[:, 2], valid, case["pos_num"]).numpy()
+        matched = assign_by_center(boxes, cells[:, :2], cells[:, 2], valid, case["pos_num"]).numpy()
         recording.check(f"gt_inds_{number}", matched + 1, atol=0)
         labels = recording[f"labels_{number}"]
         recording.check(f"assigned_labels_{number}", np.where(matched < 0, 0, labels[matched]), atol=0)
@@ -84,7 +83,7 @@ def test_assignment_where_equal_distances_decide(case, source):
     cells = torch.from_numpy(recording[f"points_{facts['points']}"])
     valid = torch.ones(len(cells), dtype=torch.bool)
     boxes = torch.from_numpy(recording[f"boxes_{case:02d}"])
-    ours = assign_cells(boxes, cells[:, :2], cells[:, 2], valid, facts["pos_num"]) + 1
+    ours = assign_by_center(boxes, cells[:, :2], cells[:, 2], valid, facts["pos_num"]) + 1
     theirs = torch.from_numpy(recording[f"gt_inds_{case:02d}"])
     assert (ours > 0).sum() == facts["n_pos"]
     sizes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6)
@@ -150,6 +149,6 @@ def test_suppression_in_every_class_with_landmarks(limit, source, monkeypatch):
     )
     cells, size = torch.zeros(len(boxes), 2).double(), (10**6, 10**6)
     (found,) = postprocessor(StageOutput(*maps), cells, torch.ones(len(boxes)).double(), [size])
-    landmarks = check_detections(found, recording, "mc_out_", limit).pred_keypoints
+    keypoints = check_detections(found, recording, "mc_out_", limit).pred_keypoints
     expected = recording[f"mc_out_kpts_{limit}"].reshape(-1, 3, 3)
-    np.testing.assert_allclose(landmarks[..., :2], expected[..., :2], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(keypoints[..., :2], expected[..., :2], rtol=0, atol=1e-6)

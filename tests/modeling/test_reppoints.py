@@ -3,8 +3,8 @@ import torch
 from detectron2.modeling import build_model
 
 from kgdet_d2.config import load_config
+from kgdet_d2.modeling.heads.reppoints_head import KEYPOINTS
 from kgdet_d2.modeling.meta_arch import RepPoints
-from kgdet_d2.modeling.reppoints_head import KEYPOINTS
 from tests.modeling.test_kgdet import BATCHES, photo
 
 CONFIGS = {

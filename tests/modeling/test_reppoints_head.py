@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from kgdet_d2.modeling.head import KGDetHead
-from kgdet_d2.modeling.reppoints_head import KEYPOINTS, RepPointsHead
+from kgdet_d2.modeling.heads.kgdet_head import KGDetHead
+from kgdet_d2.modeling.heads.reppoints_head import KEYPOINTS, RepPointsHead
 
 SIZES = [(4, 5), (2, 3), (1, 1)]
 COMMON = {

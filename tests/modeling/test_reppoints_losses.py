@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kgdet_d2.geometry.points import boxes_to_pixels, make_cells
-from kgdet_d2.modeling.assigner import assign_cells, assign_proposals
-from kgdet_d2.modeling.reppoints_losses import RepPointsCriterion
+from kgdet_d2.geometry.points import boxes_to_pixels, make_locations
+from kgdet_d2.modeling.assigners import assign_by_center, assign_by_iou
+from kgdet_d2.modeling.losses import RepPointsCriterion
 from tests.modeling.test_losses import (
     SIZES,
     STRIDES,
@@ -43,7 +43,7 @@ def two_stages(generator, with_keypoints=True):
 
 
 def all_cells():
-    return make_cells(SIZES, STRIDES, torch.device("cpu"))
+    return make_locations(SIZES, STRIDES, torch.device("cpu"))
 
 
 def without_landmarks(gt):
@@ -78,12 +78,12 @@ def test_the_first_stage_is_assigned_by_place_and_every_other_by_the_boxes_befor
     for image, (height, width) in enumerate(PADDED):
         boxes = gt[image].gt_boxes.tensor
         valid = (cells[:, 0] < width) & (cells[:, 1] < height)
-        by_place = assign_cells(boxes, cells, strides, valid, 1)
+        by_place = assign_by_center(boxes, cells, strides, valid, 1)
         assert torch.equal(targets[0].matched[image], by_place)
         for before, after in zip(stages, targets[1:], strict=False):
             maps = torch.cat([level[image].flatten(1).T for level in before.boxes])
             proposals = boxes_to_pixels(maps, cells, strides)
-            expected = assign_proposals(boxes, proposals, valid, background_iou=0.2, positive_iou=0.3)
+            expected = assign_by_iou(boxes, proposals, valid, background_iou=0.2, positive_iou=0.3)
             assert torch.equal(after.matched[image], expected)
             assert len(boxes) == 0 or {-1, -2, 0, 1} <= set(expected.tolist())
     assert [each.normalizer for each in targets] == [

@@ -4,7 +4,7 @@ from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_resnet_backbone
 
-from kgdet_d2.modeling.resnet import build_resnet
+from kgdet_d2.modeling.backbone.fpn import build_resnet
 
 
 def make_cfg(depth, width):

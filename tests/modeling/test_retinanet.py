@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.modeling.box_detectors import (
+from tests.helpers.box_detectors import (
     check_channels_last_changes_nothing,
     detect,
     make_model,

@@ -11,7 +11,7 @@ SCHEMAS = pytest.mark.parametrize("schema", [DEEPFASHION2, FLD], ids=lambda sche
 def test_deepfashion2_slots_tile_the_network_s_landmarks():
     slots = [slot for slots in DEEPFASHION2.slots for slot in slots]
     assert slots == list(range(294))
-    counts = [DEEPFASHION2.num_landmarks(index) for index in range(13)]
+    counts = [DEEPFASHION2.num_class_keypoints(index) for index in range(13)]
     assert counts == [25, 33, 31, 39, 15, 15, 10, 14, 8, 29, 37, 19, 19]
 
 
@@ -49,7 +49,7 @@ def test_fld_upper_pairs():
 @SCHEMAS
 def test_skeleton_joins_all_landmarks_and_is_symmetric(schema):
     for index, edges in enumerate(schema.skeleton):
-        assert {i for edge in edges for i in edge} == set(range(schema.num_landmarks(index)))
+        assert {i for edge in edges for i in edge} == set(range(schema.num_class_keypoints(index)))
         flip = schema.local_flip(index)
         assert {frozenset(edge) for edge in edges} == {frozenset(flip[list(edge)].tolist()) for edge in edges}
 
@@ -58,11 +58,11 @@ def test_skeleton_joins_all_landmarks_and_is_symmetric(schema):
 def test_gather_undoes_scatter(schema):
     rng = np.random.default_rng(0)
     for index in range(schema.num_classes):
-        landmarks = rng.random((schema.num_landmarks(index), 3))
-        scattered = schema.scatter(landmarks, index)
+        keypoints = rng.random((schema.num_class_keypoints(index), 3))
+        scattered = schema.scatter(keypoints, index)
         assert scattered.shape == (schema.num_keypoints, 3)
-        assert np.count_nonzero(scattered.any(axis=1)) == len(landmarks)
-        assert (schema.gather(scattered, index) == landmarks).all()
+        assert np.count_nonzero(scattered.any(axis=1)) == len(keypoints)
+        assert (schema.gather(scattered, index) == keypoints).all()
 
 
 def test_scatter_refuses_another_class_s_landmarks():
@@ -79,7 +79,7 @@ def test_scatter_refuses_another_class_s_landmarks():
         ({"slots": (FLD.slots[0][:-1], *FLD.slots[1:])}, "5 slots, 6 names"),
         ({"class_names": ("upper", "upper", "full")}, "class name occurs twice"),
         ({"skeleton": (((0, 6),), *FLD.skeleton[1:])}, r"bad edge \(0, 6\)"),
-        ({"landmark_names": (("a_left", *FLD.landmark_names[0][1:]), *FLD.landmark_names[1:])}, "no mirror"),
+        ({"keypoint_names": (("a_left", *FLD.keypoint_names[0][1:]), *FLD.keypoint_names[1:])}, "no mirror"),
     ],
 )
 def test_contradictions_are_refused(change, message):

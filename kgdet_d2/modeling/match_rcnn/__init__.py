@@ -1,14 +1,13 @@
 """Match R-CNN; importing registers its heads and meta-architecture with Detectron2."""
 
-from kgdet_d2.modeling.match_rcnn.landmark_head import LandmarkHead
-from kgdet_d2.modeling.match_rcnn.mask_head import GarmentMaskHead
 from kgdet_d2.modeling.match_rcnn.matching_head import MatchingHead
-from kgdet_d2.modeling.match_rcnn.meta_arch import GroundTruthBoxes, MatchRCNN, MatchRCNNHeads
+from kgdet_d2.modeling.match_rcnn.meta_arch import GTBoxMatchRCNN, MatchRCNN, MatchRCNNHeads
+from kgdet_d2.modeling.match_rcnn.roi_heads import GarmentKeypointHead, GarmentMaskHead
 
 __all__ = [
+    "GTBoxMatchRCNN",
+    "GarmentKeypointHead",
     "GarmentMaskHead",
-    "GroundTruthBoxes",
-    "LandmarkHead",
     "MatchRCNN",
     "MatchRCNNHeads",
     "MatchingHead",

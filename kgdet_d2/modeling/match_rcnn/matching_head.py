@@ -13,7 +13,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from kgdet_d2.geometry.numerics import full_precision
+from kgdet_d2.layers.numerics import to_float32
 
 
 class MatchingHead(nn.Module):
@@ -82,7 +82,7 @@ class MatchingHead(nn.Module):
         """Boxes of each image, in pixels of the network's input -> embeddings (n, D) of all of them."""
         x = self.pooler([features[name] for name in self.in_features], boxes)
         x = self.convs(x).mean(dim=(2, 3))
-        return full_precision(self.norm(self.embedding(x)))
+        return to_float32(self.norm(self.embedding(x)))
 
     def log_odds(self, users: Tensor, shops: Tensor) -> Tensor:
         """The logarithm of P(match) / P(no match) of every pair.

@@ -98,7 +98,7 @@ class MatchRCNN(GeneralizedRCNN):
         return losses | self.roi_heads.matching_head.losses(features, boxes, items, from_shop)
 
 
-class GroundTruthBoxes(nn.Module):
+class GTBoxMatchRCNN(nn.Module):
     """A Match R-CNN that is told where the garments are: the annotated boxes are its detections, score 1.
 
     In inference alone. Records need ``instances`` with gt_boxes and gt_classes. Outputs are those of

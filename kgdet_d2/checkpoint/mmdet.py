@@ -1,0 +1,198 @@
+"""The released system's names for KGDet's weights.
+
+The release is written against mmdetection: ``backbone.layer1``, ``neck.lateral_convs.0``,
+``bbox_head.kp_rep_block_1``.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_FROZEN = ("stem", "res2")  # Detectron2's FrozenBatchNorm2d counts no batches
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What tells one released model from another; see :func:`mmdet_key_map`."""
+
+    depth: int
+    columns: list[int]
+    num_stages: int
+
+
+# Weights that tell of the architecture, by the release's names and by ours: blocks of the third group of the
+# ResNet, stages of the head, columns of the second stage.
+_TELLING = {
+    "release": (
+        r"backbone\.layer3\.(\d+)\.conv1\.weight",
+        r"bbox_head\.kp_rep_block_(\d+)\.cls_out\.weight",
+        r"bbox_head\.kp_rep_block_2\.cls_dfmconv(_\d)?\.weight",
+    ),
+    "ours": (
+        r"backbone\.bottom_up\.res4\.(\d+)\.conv1\.weight",
+        r"head\.stages\.(\d+)\.cls_score\.weight",
+        r"head\.stages\.1\.cls_aggregation\.convs\.(\d)\.weight",
+    ),
+}
+
+
+def read_architecture(state: Mapping[str, Tensor], names: str) -> Architecture:
+    """The architecture that a model's weights, by the names of the "release" or "ours", are of.
+
+    Raises:
+        ValueError: they are of no KGDet, or of none with a ResNet and a head that can be told.
+    """
+    blocks, stages, columns = (
+        [state[name] for name in sorted(state) if re.fullmatch(pattern, name)] for pattern in _TELLING[names]
+    )
+    if not stages or not columns:
+        raise ValueError(f"expected weights of a KGDet with two stages or more, got {_some(state)}")
+    return Architecture(
+        depth=_depth(len(blocks)),
+        columns=[weight.shape[-2] * weight.shape[-1] for weight in columns],
+        num_stages=len(stages),
+    )
+
+
+def read_resnet_depth(state: Mapping[str, Tensor]) -> int:
+    """The depth of torchvision's ResNet with these weights.
+
+    Raises:
+        ValueError: they are of no ResNet-50 or -101.
+    """
+    return _depth(sum(bool(re.fullmatch(r"layer3\.\d+\.conv3\.weight", name)) for name in state))
+
+
+def _depth(blocks: int) -> int:
+    depths = {numbers[2]: depth for depth, numbers in _BLOCKS.items()}
+    if blocks not in depths:
+        raise ValueError(f"expected a ResNet with {sorted(depths)} blocks in its third group, got {blocks}")
+    return depths[blocks]
+
+
+def rename_keys(
+    state: Mapping[str, Tensor], names: Mapping[str, str | None], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """Weights under other names.
+
+    Args:
+        state: the weights.
+        names: of every weight that has to be there, the new name, None where it is dropped.
+        shapes: of those that are kept, by their old names.
+
+    Raises:
+        ValueError: lists the weights that are left over, those that are missing, and those of another shape.
+    """
+    problems = {
+        "unknown": [name for name in state if name not in names],
+        "missing": [name for name in names if name not in state],
+        "of another shape": [
+            f"{name} (expected {shapes.get(name)}, got {tuple(state[name].shape)})"
+            for name, new in names.items()
+            if new and name in state and shapes.get(name) != tuple(state[name].shape)
+        ],
+    }
+    if any(problems.values()):
+        listed = [f"{len(those)} {kind}: {', '.join(those)}" for kind, those in problems.items() if those]
+        raise ValueError("weights do not fit; " + "; ".join(listed))
+    return {new: state[name] for name, new in names.items() if new}
+
+
+def _some(names: Iterable[str], limit: int = 5) -> str:
+    names = sorted(names)
+    return ", ".join(names[:limit] or ["none"]) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )
+
+
+def mmdet_key_map(*, depth: int, columns: list[int], num_stages: int) -> dict[str, str | None]:
+    """Every name in a released checkpoint -> the name in a KGDet with the full neck, None where it has none.
+
+    Args:
+        depth: of the ResNet, 50 or 101.
+        columns: ``MODEL.KGDET.COLUMNS``; the release has one column or three.
+        num_stages: ``MODEL.KGDET.NUM_STAGES``.
+
+    Raises:
+        ValueError: a depth that was not released.
+    """
+    if depth not in _BLOCKS:
+        raise ValueError(f"depth: expected one of {sorted(_BLOCKS)}, got {depth}")
+    return {**_backbone_names(_BLOCKS[depth]), **_neck_names(), **_head_names(columns, num_stages)}
+
+
+def torchvision_key_map(*, depth: int, counted: bool) -> dict[str, str | None]:
+    """Every name in torchvision's ResNet -> the name in a KGDet, None where it has none.
+
+    Args:
+        depth: 50 or 101.
+        counted: whether its BatchNorms count batches; in old files they do not.
+    """
+    names = {name.removeprefix("backbone."): ours for name, ours in _backbone_names(_BLOCKS[depth]).items()}
+    names |= {"fc.weight": None, "fc.bias": None}
+    return {name: ours for name, ours in names.items() if counted or not name.endswith("num_batches_tracked")}
+
+
+def _backbone_names(blocks: tuple[int, ...]) -> dict[str, str | None]:
+    names = _conv_and_norm("backbone.conv1", "backbone.bn1", "stem.conv1")
+    for layer, count in enumerate(blocks, start=1):
+        for block in range(count):
+            theirs, ours = f"backbone.layer{layer}.{block}", f"res{layer + 1}.{block}"
+            for conv in (1, 2, 3):
+                names |= _conv_and_norm(f"{theirs}.conv{conv}", f"{theirs}.bn{conv}", f"{ours}.conv{conv}")
+            if block == 0:
+                names |= _conv_and_norm(
+                    f"{theirs}.downsample.0", f"{theirs}.downsample.1", f"{ours}.shortcut"
+                )
+    return names
+
+
+def _conv_and_norm(conv: str, norm: str, ours: str) -> dict[str, str | None]:
+    target = f"backbone.bottom_up.{ours}"
+    names: dict[str, str | None] = {f"{conv}.weight": f"{target}.weight"}
+    for field in _NORM:
+        counted = field == "num_batches_tracked" and ours.startswith(_FROZEN)
+        names[f"{norm}.{field}"] = None if counted else f"{target}.norm.{field}"
+    return names
+
+
+def _neck_names() -> dict[str, str | None]:
+    theirs = [f"lateral_convs.{index}" for index in range(3)] + [f"fpn_convs.{index}" for index in range(5)]
+    ours = [f"{part}.p{level}" for part in ("laterals", "outputs") for level in (3, 4, 5)]
+    ours += ["extras.p6", "extras.p7"]
+    return {
+        f"neck.{a}.{field}": f"backbone.{b}.{our_field}"
+        for a, b in zip(theirs, ours, strict=True)
+        for field, our_field in _GN_FIELDS
+    }
+
+
+_GN_FIELDS = (("conv.weight", "weight"), ("gn.weight", "norm.weight"), ("gn.bias", "norm.bias"))
+
+
+def _head_names(columns: list[int], num_stages: int) -> dict[str, str | None]:
+    names: dict[str, str | None] = {"bbox_head.moment_transfer": "head.moment_scale"}
+    for theirs, ours in (("cls_convs", "cls_tower"), ("reg_convs", "keypoint_tower")):
+        for index in range(3):
+            for field, our_field in _GN_FIELDS:
+                names[f"bbox_head.{theirs}.{index}.{field}"] = f"head.{ours}.{index}.{our_field}"
+    branches = {"cls": "cls_aggregation", "keypts": "keypoint_aggregation"}
+    outputs = {"cls_out": "cls_score", "keypts_out": "keypoint_offsets", "reppts_out": "encode_points"}
+    for stage in range(num_stages):
+        theirs, ours = f"bbox_head.kp_rep_block_{stage + 1}", f"head.stages.{stage}"
+        for field in ("weight", "bias"):
+            names |= {f"{theirs}.{a}.{field}": f"{ours}.{b}.{field}" for a, b in outputs.items()}
+            if stage == 0:
+                names |= {
+                    f"{theirs}.{a}_conv.{field}": f"{ours}.{b}.conv.{field}" for a, b in branches.items()
+                }
+        for index, points in enumerate(columns if stage else []):
+            size = f"_{math.isqrt(points)}" if len(columns) > 1 else ""
+            for a, b in branches.items():
+                names[f"{theirs}.{a}_dfmconv{size}.weight"] = f"{ours}.{b}.convs.{index}.weight"
+    return names

@@ -1,0 +1,1 @@
+"""Native data sets to the compact file, and from it to official formats."""

@@ -1,0 +1,227 @@
+"""What the readers of native trees share: checks of what is in them, and a report of what fails."""
+
+import codecs
+import csv
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from reprlib import repr as shortened
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image
+from tabulate import tabulate
+
+from kgdet_d2.structures.annotations import AnnotationTable
+from kgdet_d2.utils.io import atomic_write
+
+_SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
+_LARGE = 2**24  # pixels; up to here float32 holds every whole number
+_MARGIN = 0.1  # of the photo's longer side
+_TAIL = 4096  # bytes
+_END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+
+class RecordError(ValueError):
+    """Something that cannot be used.
+
+    Args:
+        kind: in few words that many records share, to be counted.
+        reason: the field, what was expected and what was found.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind, self.reason = kind, reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True)
+class RecordIssue:
+    """A line of the report.
+
+    Attributes:
+        path: the annotation file, or the photo where that is what is wrong.
+        item: the part of it, "" for all of it.
+        lost: what was left out for it: photo, garment, landmark, polygon or attribute.
+        kind: as in :class:`RecordError`.
+        reason: as in :class:`RecordError`.
+    """
+
+    path: Path
+    item: str
+    lost: str
+    kind: str
+    reason: str
+
+    @classmethod
+    def of(cls, error: RecordError, path: Path, item: str, lost: str) -> "RecordIssue":
+        return cls(path, item, lost, error.kind, error.reason)
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (str(self.path), self.item, self.reason)))
+
+
+# --- checks; each raises RecordError unless it says otherwise ---
+
+
+def field(content: dict, name: str, kind: type) -> Any:
+    """A value of a JSON object, of exactly that type; an int also fits 64 bits."""
+    if name not in content:
+        raise RecordError("field missing", f"{name} is missing")
+    value = content[name]
+    if type(value) is not kind:  # isinstance would take true for an int
+        raise RecordError("wrong type", f"{name}: expected {kind.__name__}, got {shortened(value)}")
+    if kind is int and not -(2**63) <= value < 2**63:
+        raise RecordError("number too large", f"{name}: expected 64 bits, got {shortened(value)}")
+    return value
+
+
+def numbers(name: str, values: Any, length: int | None = None, *, kind: str = "wrong length") -> np.ndarray:
+    """A flat list of ``length`` finite numbers -> float32; ``kind`` is that of another length's error."""
+    if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
+        raise RecordError("wrong type", f"{name}: expected a list of numbers, got {shortened(values)}")
+    if length is not None and len(values) != length:
+        raise RecordError(kind, f"{name}: expected {length} numbers, got {len(values)}")
+    # Not all(): NaN is in no order with anything, so that min and max would depend on where it stands.
+    if not all(-_LARGE < value < _LARGE for value in values):
+        raise RecordError(
+            "number not finite or too large",
+            f"{name}: expected finite numbers below {_LARGE}, got {shortened(values)}",
+        )
+    return np.array(values, dtype=np.float32)
+
+
+def check_box(name: str, box: np.ndarray, width: int, height: int) -> None:
+    """A box x1 y1 x2 y2 in pixels has area and meets the photo."""
+    x1, y1, x2, y2 = box.tolist()
+    if not (x1 < x2 and y1 < y2):
+        raise RecordError("box without area", f"{name}: expected x1 < x2 and y1 < y2, got {box.tolist()}")
+    if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
+        raise RecordError(
+            "box outside the photo",
+            f"{name}: expected a part in the photo of {width} x {height} pixels, got {box.tolist()}",
+        )
+
+
+def check_visibility(keypoints: np.ndarray) -> None:
+    """The v of landmarks (K_c, 3) is 0, 1 or 2."""
+    wrong = set(keypoints[:, 2].tolist()) - {0, 1, 2}
+    if wrong:
+        raise RecordError(
+            "visibility",
+            f"landmarks: expected visibility 0, 1 or 2, got {', '.join(map(repr, sorted(wrong)))}",
+        )
+
+
+def drop_far_keypoints(
+    keypoints: np.ndarray, width: int, height: int
+) -> tuple[np.ndarray, list[RecordError]]:
+    """Zero the labelled landmarks that stand more than a tenth of the photo's longer side outside it.
+
+    Args:
+        landmarks: (K_c, 3) of x, y, v in pixels.
+        width: of the photo.
+        height: of the photo.
+
+    Returns:
+        Landmarks (K_c, 3), and the reason for each one that was zeroed.
+    """
+    points, size = keypoints[:, :2], np.array((width, height))
+    margin = _MARGIN * size.max()
+    far = ((points < -margin) | (points > size + margin)).any(axis=1) & (keypoints[:, 2] > 0)
+    if not far.any():
+        return keypoints, []
+    found = [
+        RecordError(
+            "landmark far outside the photo",
+            f"landmark {index + 1}: expected at most {margin:g} pixels outside the photo of "
+            f"{width} x {height}, got {points[index].tolist()}",
+        )
+        for index in np.flatnonzero(far).tolist()
+    ]
+    return np.where(far[:, None], np.float32(0), keypoints), found
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels as Detectron2's ``read_image`` gives the photo, without decoding it.
+
+    Of a JPEG or PNG the end is looked for as well: a photo that was cut off anywhere after its header has no
+    end marker behind it. What follows the end does not matter. Damage within is not seen.
+    """
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            width, height = image.size
+            if not _has_end(file, _END_MARKERS.get(image.format, b"")):
+                raise RecordError("image truncated", f"{path.name}: the {image.format} end marker is missing")
+            return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+    except FileNotFoundError:
+        raise RecordError("image missing", f"{path}: there is no such photo") from None
+    except (OSError, Image.DecompressionBombError) as error:
+        raise RecordError("not an image", f"{path.name}: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises many kinds for a damaged EXIF block, which read_image ignores too
+        return None
+
+
+def _has_end(file: BinaryIO, marker: bytes) -> bool:
+    """Whether the marker stands behind the header, at whose end Pillow left the file.
+
+    A thumbnail's own end stands in the header. Compressed data never holds a JPEG's marker.
+    """
+    header, size = file.tell(), file.seek(0, os.SEEK_END)
+    for start in (max(header, size - _TAIL), header):
+        file.seek(start)
+        if marker in file.read():
+            return True
+    return False
+
+
+# --- the report ---
+
+
+def write_report(file: BinaryIO, problems: Iterable[RecordIssue]) -> None:
+    """Write tab-separated columns path, item, lost, kind, reason, named in the first line."""
+    text = codecs.getwriter("utf-8")(file, errors="backslashreplace")
+    writer = csv.writer(text, csv.excel_tab, lineterminator="\n")
+    writer.writerow(column.name for column in fields(RecordIssue))
+    writer.writerows(map(astuple, problems))
+
+
+def write_split(
+    folder: Path,
+    split: str,
+    annotations: AnnotationTable,
+    problems: Sequence[RecordIssue],
+    others: Mapping[str, Callable[[BinaryIO], None]] | None = None,
+) -> None:
+    """Write ``<split>.npz``, ``<split>_report.tsv`` and other files by name, all or none; print counts.
+
+    An interruption leaves what was there before, but for one in the moment in which all are renamed.
+    """
+    file, report = folder / f"{split}.npz", folder / f"{split}_report.tsv"
+    with ExitStack() as stack:
+        for name, write in (others or {}).items():
+            write(stack.enter_context(atomic_write(folder / name)))
+        write_report(stack.enter_context(atomic_write(report)), problems)
+        annotations.save(file)
+    print(f"{file}: {len(annotations)} photos, {len(annotations.category_id)} garments")
+    if problems:
+        print(f"{report}: {len(problems)} problems\n{count_problems(problems)}", file=sys.stderr)
+
+
+def count_problems(problems: Iterable[RecordIssue]) -> str:
+    """A table: how many problems of each kind cost what."""
+    counts = Counter((problem.kind, problem.lost) for problem in problems)
+    rows = [(kind, lost, count) for (kind, lost), count in counts.most_common()]
+    return tabulate(rows, ("problem", "left out", "times"))

@@ -1,0 +1,1 @@
+"""Statistics, figures and checks of a data set."""

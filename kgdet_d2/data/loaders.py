@@ -1,0 +1,133 @@
+"""The loader of a training on single photos. That of pairs is in :mod:`kgdet_d2.data.loaders`."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader
+from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
+from detectron2.data.common import AspectRatioGroupedDataset
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from kgdet_d2.data.dataset import FashionDataset, training_dataset
+from kgdet_d2.data.mapper import FashionDatasetMapper
+
+
+def build_train_loader(cfg: CfgNode) -> Iterable[list[dict]]:
+    """Endless batches of mapped photos from ``DATASETS.TRAIN``, as Detectron2's loader makes them.
+
+    Its batches of photos of like aspect ratio are made in the workers, each of which maps one batch ahead.
+    Detectron2 makes them where the model is, out of photos that arrive one by one, two a worker mapped ahead.
+
+    Raises:
+        ValueError: the datasets differ in their classes or landmarks, or no photo is left.
+    """
+    dataset = training_dataset(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    mapper = FashionDatasetMapper(cfg, is_train=True)
+    loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+    if not (cfg.DATALOADER.ASPECT_RATIO_GROUPING and cfg.DATALOADER.NUM_WORKERS):
+        return loader
+    photos = loader.dataset.dataset
+    return DataLoader(
+        AspectRatioGroupedDataset(photos, loader.batch_size),
+        batch_size=None,
+        collate_fn=trivial_batch_collator,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        prefetch_factor=max(1, 2 // loader.batch_size),
+        worker_init_fn=worker_init_reset_seed,
+    )
+
+
+class ImagePairs(Dataset):
+    """Every pair of a user's and a shop's photo that have a garment each which match, once.
+
+    Garments match where their photos' pair_id and their own style are equal and the style is above 0.
+
+    Args:
+        dataset: of photos with ``source`` ("user" or "shop") and ``pair_id``, and garments with ``style``.
+
+    Raises:
+        ValueError: one of these is missing.
+    """
+
+    def __init__(self, dataset: FashionDataset) -> None:
+        self.dataset = dataset
+        self.rows = matching_images(dataset)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> list[dict]:
+        """The dataset dicts of the user's photo and of the shop's."""
+        return [self.dataset[row] for row in self.rows[index].tolist()]
+
+
+def matching_images(dataset: FashionDataset) -> np.ndarray:
+    """int64 (P, 2), rows of the user's and of the shop's photo of each pair, rising.
+
+    Raises:
+        ValueError: the dataset has no source, pair_id or style.
+    """
+    annotations = dataset.annotations
+    attributes = annotations.photo_attributes | annotations.garment_attributes
+    lacking = [name for name in ("source", "pair_id", "style") if name not in attributes]
+    if lacking:
+        raise ValueError(
+            f"{dataset.image_root}: pairs are told by source, pair_id and style; {', '.join(lacking)} lacking"
+        )
+    photo = np.repeat(np.arange(len(annotations)), np.diff(annotations.garment_offsets))  # of each garment
+    keys = np.c_[attributes["pair_id"][photo], attributes["style"]]
+    item = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+    has_item, source = attributes["style"] > 0, attributes["source"][photo]
+    users, shops = (np.flatnonzero(has_item & (source == name)) for name in ("user", "shop"))
+
+    # Each user's garment with all the shops' garments of its item, which are neighbours once sorted.
+    shops = shops[np.argsort(item[shops], kind="stable")]
+    first = np.searchsorted(item[shops], item[users])
+    counts = np.searchsorted(item[shops], item[users], side="right") - first
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    partners = shops[np.repeat(first, counts) + within]
+    return np.unique(np.c_[photo[np.repeat(users, counts)], photo[partners]], axis=0)
+
+
+def build_pair_train_loader(
+    pairs: ImagePairs, *, mapper: Callable[[dict], dict], total_batch_size: int, num_workers: int
+) -> DataLoader:
+    """Endless batches of photos, each a user's followed by the shop's of its pair; pairs in random order.
+
+    Args:
+        pairs: the photos.
+        mapper: dataset dict -> what the model takes, for each photo by itself.
+        total_batch_size: photos, two a pair, of all processes together.
+        num_workers: of each process.
+
+    Raises:
+        ValueError: there are no pairs, or the photos of a process are not pairs.
+    """
+    processes = comm.get_world_size()
+    if not len(pairs):
+        raise ValueError(f"{pairs.dataset.image_root}: expected pairs of matching photos, found none")
+    if total_batch_size % (2 * processes):
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH: expected pairs of photos in each of {processes} processes, "
+            f"got {total_batch_size} photos"
+        )
+    return build_detection_train_loader(
+        pairs,
+        mapper=partial(_map_pair, mapper),
+        total_batch_size=total_batch_size // 2,
+        aspect_ratio_grouping=False,
+        num_workers=num_workers,
+        collate_fn=_photos,
+    )
+
+
+def _map_pair(mapper: Callable[[dict], dict], pair: list[dict]) -> list[dict]:
+    return [mapper(photo) for photo in pair]
+
+
+def _photos(pairs: list[list[dict]]) -> list[dict]:
+    return list(chain.from_iterable(pairs))

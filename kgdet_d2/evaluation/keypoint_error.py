@@ -1,0 +1,178 @@
+"""Normalised error (NE) and percentage of correct landmarks (PCK), FLD's metrics and the pose literature's.
+
+Distances are of a labelled landmark from where the detection that speaks for its garment places it:
+
+- NE: the distance after x is divided by the image's width, y by its height. Liu et al., "Fashion Landmark
+  Detection in the Wild", ECCV 2016; Yan et al., "Unconstrained Fashion Landmark Detection via Hierarchical
+  Recurrent Transformer Networks", ACM MM 2017, whose images are whole photos.
+- NE_box: after x is divided by the width of the garment's box, y by its height. The ECCV paper's network is
+  given the box. Published code of later work (Lee et al., "A Global-Local Embedding Module for Fashion
+  Landmark Detection", ICCV Workshops 2019) cuts the box out of the photo and divides by what is left; its
+  figures stand beside those of the ECCV paper and of Wang et al., "Attentive Fashion Grammar Network", CVPR
+  2018.
+- PCK@t: the share of landmarks, in percent, whose distance is at most t times the longer side of the
+  garment's box. Yang and Ramanan, "Articulated Human Detection with Flexible Mixtures of Parts", PAMI 2013,
+  with t = 0.1 or 0.2.
+
+Those papers know which garment is asked for; here it has to be found first. The detection that speaks for a
+garment is the one of its class that COCO's matching at IoU 0.5 gives it, the best scores choosing first. A
+garment without one has no distance. NE, NE_box and PCK are over landmarks of garments that were found,
+PCK_all counts the others as wrong. How many garments with counted landmarks there are, and how many of them
+were found, stands beside them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from kgdet_d2.evaluation.matching import BoxMatcher
+from kgdet_d2.schema import KeypointSchema
+
+THRESHOLDS = (0.05, 0.1, 0.2)  # of PCK
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KeypointErrors:
+    """The M landmarks that count. Errors are nan where the garment was not found.
+
+    Attributes:
+        schema: the landmarks.
+        slot: int64 (M,), global.
+        category_id: int64 (M,), the garment's class.
+        garment: int64 (M,), the garment's row in the ground truth.
+        image_error: float64 (M,), the distance relative to the image's width and height.
+        box_error: float64 (M,), the distance relative to the garment's box' width and height.
+        side_error: float64 (M,), the distance relative to the longer side of the garment's box.
+    """
+
+    schema: KeypointSchema
+    slot: np.ndarray
+    category_id: np.ndarray
+    garment: np.ndarray
+    image_error: np.ndarray
+    box_error: np.ndarray
+    side_error: np.ndarray
+
+    def overall(self) -> dict[str, dict[str, float]]:
+        """``all``: over all landmarks alike. ``mean of landmarks``: the mean of :meth:`by_keypoint`, each
+        landmark's kind weighing the same, as the average in FLD's tables; counts are sums.
+        """
+        scores = self._scores(np.zeros_like(self.slot), 1)
+        everything = {name: values[0].item() for name, values in scores.items()}
+        scores = self._scores(self.slot, self.schema.num_keypoints)
+        mean = {name: everything[name] if name in _COUNTS else _mean(scores[name]) for name in scores}
+        return {"all": everything, "mean of landmarks": mean}
+
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """The scores of each class's landmarks together."""
+        return _rows(self.schema.class_names, self._scores(self.category_id, self.schema.num_classes))
+
+    def by_keypoint(self) -> dict[str, dict[str, float]]:
+        """The scores of each global slot; a slot that classes share bears the landmark's name alone."""
+        return _rows(_slot_names(self.schema), self._scores(self.slot, self.schema.num_keypoints))
+
+    def _scores(self, group: np.ndarray, num_groups: int) -> dict[str, np.ndarray]:
+        """Groups (M,) -> scores (num_groups,), by name; nan where a mean is over nothing."""
+        labelled = np.bincount(group, minlength=num_groups)
+        found = np.bincount(group[self._found], minlength=num_groups)
+        _, first = np.unique(group * (self.garment.max(initial=0) + 1) + self.garment, return_index=True)
+
+        def mean(values: np.ndarray, count: np.ndarray) -> np.ndarray:
+            sums = np.bincount(group[self._found], values[self._found], minlength=num_groups)
+            return np.divide(sums, count, out=np.full(num_groups, np.nan), where=count > 0)
+
+        scores = {
+            "garments": np.bincount(group[first], minlength=num_groups),
+            "garments_found": np.bincount(group[first][self._found[first]], minlength=num_groups),
+            "landmarks": labelled,
+            "landmarks_found": found,
+        }
+        scores |= {"NE": mean(self.image_error, found), "NE_box": mean(self.box_error, found)}
+        for threshold in THRESHOLDS:
+            correct = (self.side_error <= threshold).astype(np.float64)
+            scores[f"PCK@{threshold:g}"] = 100 * mean(correct, found)
+            scores[f"PCK_all@{threshold:g}"] = 100 * mean(correct, labelled)
+        return scores
+
+    @cached_property
+    def _found(self) -> np.ndarray:
+        return ~np.isnan(self.image_error)
+
+
+_COUNTS = ("garments", "garments_found", "landmarks", "landmarks_found")
+
+
+def keypoint_errors(overlaps: BoxMatcher, *, visible_only: bool, iou: float = 0.5) -> KeypointErrors:
+    """How far landmarks are from where they belong; see the module for what is measured.
+
+    Args:
+        overlaps: of ground truth and predictions.
+        visible_only: landmarks with v = 2 count; otherwise those with v = 1 too. The published code named
+            above counts visible ones only.
+        iou: of a garment's box and the detection that speaks for it, at least.
+    """
+    truth, predictions = overlaps.ground_truth, overlaps.predictions
+    matched = overlaps.match(iou=iou)
+    speaker = np.full(truth.num_garments + 1, -1)
+    speaker[matched] = np.arange(
+        predictions.num_detections
+    )  # of those without a match, in an unused last row
+
+    garment = np.repeat(np.arange(truth.num_garments), np.diff(truth.keypoint_offsets))
+    rows = np.flatnonzero(truth.labelled(visible_only=visible_only) & ~truth.iscrowd[garment])
+    garment = garment[rows]
+    local = rows - truth.keypoint_offsets[garment]
+    detection = speaker[garment]
+    found = detection >= 0
+    distance = np.full((len(rows), 2), np.nan)
+    places = predictions.keypoint_offsets[detection[found]] + local[found]
+    distance[found] = predictions.keypoints[places] - truth.keypoints[rows[found], :2]
+
+    photo, box = truth.garment_image[garment], truth.box[garment]
+    image_size = np.stack([truth.width[photo], truth.height[photo]], axis=1)
+    box_size = box[:, 2:] - box[:, :2]
+    return KeypointErrors(
+        schema=truth.schema,
+        slot=_slots(truth.schema, truth.category_id[garment], local),
+        category_id=truth.category_id[garment],
+        garment=garment,
+        image_error=_length(distance, image_size),
+        box_error=_length(distance, box_size),
+        side_error=_length(distance, box_size.max(axis=1, keepdims=True, initial=0)),
+    )
+
+
+def _length(distance: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Distances (M, 2) over units that broadcast -> (M,). A box without size has no match: nan over 0."""
+    scaled = np.divide(distance, unit, out=np.full_like(distance, np.nan), where=unit > 0)
+    return np.hypot(scaled[:, 0], scaled[:, 1])
+
+
+def _slots(schema: KeypointSchema, category_id: np.ndarray, local: np.ndarray) -> np.ndarray:
+    starts = np.cumsum([0, *(len(slots) for slots in schema.slots)])
+    return np.concatenate(schema.slots)[starts[category_id] + local]
+
+
+def _slot_names(schema: KeypointSchema) -> list[str]:
+    keypoint_names = {}
+    for slots, names in zip(schema.slots, schema.keypoint_names, strict=True):
+        for slot, name in zip(slots, names, strict=True):
+            keypoint_names.setdefault(slot, []).append(name)
+    return [
+        keypoint_names[slot][0] if len(keypoint_names[slot]) > 1 else name
+        for slot, name in enumerate(schema.slot_names)
+    ]
+
+
+def _rows(names: Sequence[str], scores: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    return {
+        name: {score: values[index].item() for score, values in scores.items()}
+        for index, name in enumerate(names)
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

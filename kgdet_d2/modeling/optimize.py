@@ -1,0 +1,153 @@
+"""A trained network made fast: BatchNorm folded away, memory format, precision, compilation, kept memory."""
+
+import ctypes
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from kgdet_d2.layers.numerics import to_float32
+from kgdet_d2.modeling.heads.kgdet_head import PointSetHead
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
+_DENSE_HEADS = (RetinaNetHead, StandardRPNHead)  # FCOS' head is a RetinaNetHead, too
+_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+# Names of the layers that tell where something is, and how surely. In bfloat16 a landmark ten cells away is
+# told to a sixteenth of a cell, and many scores are equal.
+OUTPUT_LAYERS = frozenset(
+    (
+        *("cls_score", "keypoint_offsets", "encode_points", "visibility"),  # KGDet
+        "output",  # RepPoints
+        *("bbox_pred", "ctrness"),  # RetinaNet and FCOS, with cls_score; R-CNN
+        *("objectness_logits", "anchor_deltas", "score_lowres", "predictor", "embedding"),  # R-CNN
+    )
+)
+
+
+def optimize_for_inference(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """The model, changed in place as ``MODEL.INFERENCE`` asks for. It cannot be trained any more.
+
+    Results are the same within float error, with lower precision within that of the features: the layers that
+    tell scores, points and boxes of them, and all that is made of these, stay in float32. FUSE_BN changes the
+    state dict.
+
+    Args:
+        model: any of Detectron2's, with its trained weights, on its device, in evaluation mode.
+
+    Raises:
+        ValueError: the model is in training mode, or the precision is none that its device computes in, or
+            memory cannot be kept.
+    """
+    if model.training:
+        raise ValueError("for_inference: expected a model in evaluation mode, got one in training mode")
+    inference, device = cfg.MODEL.INFERENCE, next(model.parameters()).device
+    check_precision(inference.PRECISION, device)
+    if inference.KEEP_MEMORY and device.type == "cpu":  # elsewhere PyTorch does
+        disable_malloc_trim()
+    model.requires_grad_(False)
+    if inference.FUSE_BN:
+        fuse_batch_norms(model)
+    if inference.CHANNELS_LAST:
+        model.to(memory_format=torch.channels_last)
+    if inference.COMPILE:
+        compile_convolutions(model, device)
+    if inference.PRECISION != "float32":
+        lower_precision(model, device, getattr(torch, inference.PRECISION))
+    return model
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision whose convolutions the device lacks, or has only emulated and many times slower.
+
+    Raises:
+        ValueError
+    """
+    if precision == "float16" and device.type == "cpu":
+        raise ValueError("MODEL.INFERENCE.PRECISION: expected 'float32' or 'bfloat16' on CPU, got 'float16'")
+    if precision == "bfloat16" and device.type == "cuda":
+        name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+        if capability < (8, 0):
+            raise ValueError(
+                f"MODEL.INFERENCE.PRECISION: expected 'float32' or 'float16' on {name}, got 'bfloat16'"
+            )
+
+
+def disable_malloc_trim() -> None:
+    """Have this process keep the memory that tensors free for those to come.
+
+    By default glibc returns it to the system at once, which must clear every page before it lends it again.
+
+    Raises:
+        ValueError: the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    # No tensor gets pages of its own, and the heap never shrinks.
+    if mallopt is None or not (mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1)):
+        raise ValueError(
+            "MODEL.INFERENCE.KEEP_MEMORY: expected False where the C library is not glibc, got True"
+        )
+
+
+def fuse_batch_norms(model: nn.Module) -> None:
+    """Fold every BatchNorm, frozen or not, into the convolution whose output it takes."""
+    for module in list(model.modules()):
+        if isinstance(module, Conv2d) and _can_be_folded(module.norm):
+            _fold(module, module.norm)
+            module.norm = None
+        elif isinstance(module, nn.Sequential):
+            for (_, conv), (name, norm) in pairwise(list(module.named_children())):
+                if type(conv) is nn.Conv2d and _can_be_folded(norm):
+                    _fold(conv, norm)
+                    setattr(module, name, nn.Identity())
+
+
+def _can_be_folded(norm: nn.Module | None) -> bool:
+    """One without running statistics normalises by its input's."""
+    return isinstance(norm, _BATCH_NORMS) and norm.running_mean is not None
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+
+
+def compile_convolutions(model: nn.Module, device: torch.device) -> None:
+    """Have backbone, towers and dense heads compiled when they first run, on CUDA with CUDA graphs.
+
+    Compiled once for photos of all sizes, and once more where a batch is of several. A CUDA graph is recorded
+    for each size.
+    """
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    for part in _convolutional_parts(model):
+        part.forward = torch.compile(part.forward, dynamic=True, mode=mode)
+    if device.type == "cuda":
+        # What one graph gives must last until the forward pass is over.
+        model.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
+
+
+def _convolutional_parts(model: nn.Module) -> Iterator[nn.Module]:
+    yield model.backbone
+    for module in model.modules():
+        if isinstance(module, PointSetHead):
+            yield from (module.cls_tower, module.keypoint_tower)
+        elif isinstance(module, _DENSE_HEADS):
+            yield module
+
+
+def lower_precision(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Autocast the forward pass, but for the layers in :data:`OUTPUT_LAYERS`."""
+    for name, module in model.named_modules():
+        if name.split(".")[-1] in OUTPUT_LAYERS and isinstance(module, _LAYERS):
+            module.register_forward_pre_hook(lambda _, inputs: tuple(map(to_float32, inputs)))
+            module.forward = torch.autocast(device.type, enabled=False)(module.forward)
+    model.forward = torch.autocast(device.type, dtype)(model.forward)

@@ -1,0 +1,1 @@
+"""Columnar containers of annotations and predictions."""

@@ -1,0 +1,166 @@
+import csv
+import importlib.util
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+from pycocotools.coco import COCO
+
+from kgdet_d2.schema import DEEPFASHION2
+from kgdet_d2.structures.annotations import AnnotationTable
+
+ROOT = Path(__file__).parents[3]
+SAMPLE = ROOT.parent / "shared" / "deepfashion2_sample"
+needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the DeepFashion2 sample is absent")
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The script as a module, which no package may import."""
+    path = ROOT / "datasets" / "prepare_deepfashion2.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def main(script):
+    return lambda arguments: script.main([*arguments, "--workers", "1"])
+
+
+def read_report(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, dialect=csv.excel_tab))
+
+
+def report_of(tree):
+    return tree / "annotations" / "validation_report.tsv"
+
+
+def test_the_script_writes_file_and_report(main, native_tree, edit, capsys):
+    edit("item1", style=...)
+    edit("item2", scale=7)
+    assert main(["--root", str(native_tree)]) == 0
+    assert len(AnnotationTable.load(native_tree / "annotations/validation.npz", DEEPFASHION2)) == 3
+    path = f"{native_tree}/validation/annos/000002.json"
+    names = ("path", "item", "lost", "kind", "reason")
+    assert [tuple(row[name] for name in names) for row in read_report(report_of(native_tree))] == [
+        (path, "item1", "garment", "field missing", "style is missing"),
+        (path, "item2", "attribute", "attribute out of range", "scale: expected 1, 2 or 3, got 7"),
+    ]
+    printed = capsys.readouterr()
+    assert "validation.npz: 3 photos, 5 garments" in printed.out
+    assert "validation_report.tsv: 2 problems" in printed.err
+    counted = [line.split() for line in printed.err.splitlines()]
+    assert ["field", "missing", "garment", "1"] in counted
+    assert len(list((native_tree / "annotations").iterdir())) == 2
+
+
+def test_a_later_run_replaces_the_report(main, native_tree, edit, capsys):
+    edit("item1", style=...)
+    assert main(["--root", str(native_tree)]) == 0
+    edit("item1", style=1)
+    capsys.readouterr()
+    assert main(["--root", str(native_tree)]) == 0
+    assert read_report(report_of(native_tree)) == []
+    assert "problems" not in capsys.readouterr().err
+
+
+def test_strict_writes_nothing(main, native_tree, edit, tmp_path, capsys):
+    edit("item1", style=...)
+    assert main(["--root", str(native_tree), "--strict", "--output", str(tmp_path / "out")]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"error: {native_tree}/validation/annos/000002.json: item1: style is missing"
+    assert not (tmp_path / "out").exists()
+
+
+@needs_sample
+def test_the_script_reads_the_sample_and_writes_elsewhere(main, tmp_path):
+    assert main(["--root", str(SAMPLE), "--output", str(tmp_path)]) == 0
+    annotations = AnnotationTable.load(tmp_path / "validation.npz", DEEPFASHION2)
+    assert (len(annotations), len(annotations.category_id)) == (24, 42)
+    assert read_report(tmp_path / "validation_report.tsv") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "made", "message"),
+    [
+        ([], [], "error: {root}: there is no such folder"),
+        ([], ["other"], "error: {root}: expected a folder train or validation"),
+        (["--splits", "train"], ["validation"], "error: {root}/train: there is no such split"),
+        ([], ["train"], "error: {root}/train/annos: there is no such folder"),
+        ([], ["train/annos"], "error: {root}/train/image: there is no such folder"),
+        ([], ["train/annos", "train/image"], "error: {root}/train/annos: there is no annotation"),
+    ],
+)
+def test_trees_that_are_none(main, tmp_path, capsys, arguments, made, message):
+    root = tmp_path / "tree"
+    for folder in made:
+        (root / folder).mkdir(parents=True)
+    assert main(["--root", str(root), *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(message.format(root=root))
+    assert not (root / "annotations").exists()
+
+
+def test_no_usable_annotation_at_all_is_an_error(main, native_tree, capsys):
+    for path in (native_tree / "validation" / "annos").iterdir():
+        path.write_text("{}")
+    assert main(["--root", str(native_tree)]) == 1
+    assert "none of its 3 annotations can be used" in capsys.readouterr().err
+    assert not (native_tree / "annotations").exists()
+
+
+def test_segmentation_is_left_out_when_asked(main, native_tree):
+    assert main(["--root", str(native_tree), "--no-segmentation"]) == 0
+    annotations = AnnotationTable.load(native_tree / "annotations/validation.npz", DEEPFASHION2)
+    assert len(annotations.category_id) == 6 and len(annotations.vertices) == 0
+
+
+def test_the_official_files_stand_beside(main, native_tree, capsys):
+    assert main(["--root", str(native_tree), "--official-coco"]) == 0
+    folder = native_tree / "annotations"
+    files = {"validation.npz", "validation_report.tsv", *OFFICIAL}
+    assert {path.name for path in folder.iterdir()} == files
+    for name, counted in zip(OFFICIAL, (2, 5), strict=True):  # v of the native landmarks: 0 1 2 0 1 2 0 1
+        coco = COCO(folder / name)
+        assert {entry["num_keypoints"] for entry in coco.anns.values()} == {counted}
+    assert "validation_coco_all.json: 100%" in capsys.readouterr().err
+
+
+OFFICIAL = ("validation_coco_visible.json", "validation_coco_all.json")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted: nothing of this split was written"),
+        (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device"),
+        (BrokenProcessPool("a process was terminated"), 1, "error: a process was terminated"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("step", ["read_split", "write_official_coco"])
+def test_an_interrupted_run_leaves_what_was_there(
+    script, main, native_tree, edit, monkeypatch, capsys, step, error, status, message
+):
+    def fail(file, **_):
+        if step == "write_official_coco":
+            file.write(b'{"images": [')
+        raise error
+
+    arguments = ["--root", str(native_tree), "--official-coco"]
+    assert main(arguments) == 0
+    before = {path.name: path.read_bytes() for path in (native_tree / "annotations").iterdir()}
+    edit("item1", style=...)
+    monkeypatch.setattr(script, step, fail)
+    assert main(arguments) == status
+    assert capsys.readouterr().err.splitlines()[-1] == message
+    assert {path.name: path.read_bytes() for path in (native_tree / "annotations").iterdir()} == before
+
+
+def test_workers_are_one_or_more(script, capsys):
+    with pytest.raises(SystemExit):
+        script.main(["--workers", "0"])
+    assert "--workers: expected 1 or more, got 0" in capsys.readouterr().err

@@ -1,0 +1,293 @@
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data.detection_utils import read_image
+from PIL import Image
+
+from kgdet_d2.data.convert.records import (
+    RecordError,
+    RecordIssue,
+    check_box,
+    check_visibility,
+    count_problems,
+    drop_far_keypoints,
+    field,
+    image_size,
+    numbers,
+    write_report,
+    write_split,
+)
+
+SAMPLE = Path(__file__).parents[4] / "shared" / "deepfashion2_sample"
+
+
+def kind_and_reason(function, *arguments, **keywords):
+    with pytest.raises(RecordError) as caught:
+        function(*arguments, **keywords)
+    assert str(caught.value) == caught.value.reason
+    return caught.value.kind, caught.value.reason
+
+
+# --- fields and numbers ---
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "reason"),
+    [
+        ({}, "field missing", "a is missing"),
+        ({"a": "1"}, "wrong type", "a: expected int, got '1'"),
+        ({"a": True}, "wrong type", "a: expected int, got True"),
+        ({"a": 1.0}, "wrong type", "a: expected int, got 1.0"),
+        ({"a": 2**63}, "number too large", f"a: expected 64 bits, got {2**63}"),
+    ],
+)
+def test_fields_have_exactly_their_type(content, kind, reason):
+    assert kind_and_reason(field, content, "a", int) == (kind, reason)
+
+
+def test_fields_are_given_back():
+    assert field({"a": -(2**63)}, "a", int) == -(2**63) and field({"a": ""}, "a", str) == ""
+
+
+def test_numbers_are_float32_in_their_order():
+    values = numbers("box", [1, -2.5, 0.1, 2**24 - 1], 4)
+    assert values.dtype == np.float32 and values.tolist() == [1, -2.5, float(np.float32(0.1)), 2**24 - 1]
+    assert numbers("polygon", []).shape == (0,)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e39, 10**400, 2**24, -(2**24)])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_number_that_is_none_is_found_wherever_it_stands(value, place):
+    values = [1.5, 2, 3]
+    values[place] = value
+    kind, reason = kind_and_reason(numbers, "box", values, 3)
+    assert kind == "number not finite or too large"
+    assert reason.startswith("box: expected finite numbers below 16777216")
+
+
+@pytest.mark.parametrize("values", [None, 5, {"0": 1}, "12", [1, "2"], [1, None], [True, 1], [[1, 2]]])
+def test_other_things_than_numbers(values):
+    kind, reason = kind_and_reason(numbers, "box", values)
+    assert kind == "wrong type" and reason.startswith("box: expected a list of numbers, got ")
+
+
+def test_another_number_of_numbers():
+    assert kind_and_reason(numbers, "box", [1, 2], 4) == ("wrong length", "box: expected 4 numbers, got 2")
+    assert kind_and_reason(numbers, "x", [], 4, kind="landmark count")[0] == "landmark count"
+
+
+# --- boxes and landmarks, in a photo of 100 x 50 pixels: 10 outside are allowed ---
+
+
+@pytest.mark.parametrize("box", [[0, 0, 100, 50], [-50, -50, 1, 1], [99, 49, 500, 500], [-9, -9, 200, 200]])
+def test_boxes_that_meet_the_photo(box):
+    check_box("bounding_box", np.float32(box), 100, 50)
+
+
+@pytest.mark.parametrize("box", [[5, 5, 5, 9], [5, 5, 9, 5], [9, 5, 5, 9], [5, 9, 9, 5], [0, 0, 0, 0]])
+def test_boxes_without_area(box):
+    kind, reason = kind_and_reason(check_box, "bounding_box", np.float32(box), 100, 50)
+    assert kind == "box without area" and reason.startswith(
+        "bounding_box: expected x1 < x2 and y1 < y2, got ["
+    )
+
+
+@pytest.mark.parametrize("box", [[100, 0, 120, 9], [0, 50, 9, 60], [-9, 0, 0, 9], [0, -9, 9, 0]])
+def test_boxes_outside_the_photo(box):
+    kind, reason = kind_and_reason(check_box, "bounding_box", np.float32(box), 100, 50)
+    assert kind == "box outside the photo" and "100 x 50 pixels" in reason
+
+
+@pytest.mark.parametrize("visibility", [-1, 0.5, 3])
+def test_visibility(visibility):
+    keypoints = np.zeros((4, 3), dtype=np.float32)
+    keypoints[:3, 2] = 0, 1, 2
+    check_visibility(keypoints)
+    keypoints[3, 2] = visibility
+    kind, reason = kind_and_reason(check_visibility, keypoints)
+    assert (kind, reason) == (
+        "visibility",
+        f"landmarks: expected visibility 0, 1 or 2, got {float(visibility)}",
+    )
+
+
+def test_far_landmarks_alone_are_dropped():
+    margin = [[-10, -10, 1], [110, 60, 2], [50, 25, 2]]
+    far = [[-10.5, 0, 1], [110.5, 0, 2], [0, -10.5, 2], [0, 60.5, 1], [5000, 5000, 2]]
+    not_labelled = [[5000, -5000, 0]]
+    keypoints = np.float32(margin + far + not_labelled)
+    before = keypoints.copy()
+    kept, reasons = drop_far_keypoints(keypoints, 100, 50)
+    assert kept.dtype == np.float32
+    assert kept.tolist() == margin + [[0, 0, 0]] * 5 + not_labelled
+    assert [error.kind for error in reasons] == ["landmark far outside the photo"] * 5
+    assert str(reasons[0]) == (
+        "landmark 4: expected at most 10 pixels outside the photo of 100 x 50, got [-10.5, 0.0]"
+    )
+    np.testing.assert_array_equal(keypoints, before)
+
+
+def test_no_landmark_at_all_is_not_far():
+    kept, reasons = drop_far_keypoints(np.zeros((0, 3), dtype=np.float32), 100, 50)
+    assert kept.shape == (0, 3) and reasons == []
+
+
+# --- photos ---
+
+
+def save_noise(path, size=(60, 40), **keywords):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **keywords)
+    return path
+
+
+@pytest.mark.parametrize("orientation", [None, *range(10)])
+def test_the_size_is_that_of_the_photo_as_it_is_read(tmp_path, orientation):
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    path = save_noise(tmp_path / "a.jpg", (30, 20), exif=exif)
+    height, width = read_image(str(path), "RGB").shape[:2]
+    assert image_size(path) == (width, height)
+
+
+def test_damaged_exif_is_no_exif(tmp_path):
+    path = save_noise(tmp_path / "a.jpg", (30, 20), exif=b"Exif\0\0nonsense")
+    assert read_image(str(path), "RGB").shape == (20, 30, 3)
+    assert image_size(path) == (30, 20)
+
+
+def jpeg_with_thumbnail(path):
+    """As cameras write it: a small JPEG, with an end marker of its own, in the EXIF block."""
+    thumbnail = io.BytesIO()
+    save_noise(thumbnail, (16, 16), format="JPEG")
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    return save_noise(path, exif=exif.tobytes() + thumbnail.getvalue())
+
+
+def two_pictures(path):
+    pictures = [Image.new("RGB", (60, 40), colour) for colour in ("red", "blue")]
+    pictures[0].save(path, format="MPO", save_all=True, append_images=pictures[1:])
+    return path
+
+
+KINDS = {
+    "baseline": lambda folder: save_noise(folder / "a.jpg"),
+    "progressive": lambda folder: save_noise(folder / "a.jpg", progressive=True),
+    "optimised": lambda folder: save_noise(folder / "a.jpg", quality=20, optimize=True),
+    "thumbnail": lambda folder: jpeg_with_thumbnail(folder / "a.jpg"),
+    "png": lambda folder: save_noise(folder / "a.png"),
+    "png called jpg": lambda folder: save_noise(folder / "a.jpg", format="PNG"),
+}
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+def test_a_photo_cut_off_anywhere_is_found(tmp_path, make):
+    path = make(tmp_path)
+    assert image_size(path) == (60, 40)
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole) - 2, 97), len(whole) - 2]:
+        path.write_bytes(whole[:length])
+        kind, reason = kind_and_reason(image_size, path)
+        assert kind in ("image truncated", "not an image") and path.name in reason
+    assert kind == "image truncated"
+
+
+@pytest.mark.parametrize("behind", [b"\0", b"\0" * 5_000, b"more", b"\xff" * 10_000], ids=len)
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+def test_what_follows_the_end_does_not_matter(tmp_path, make, behind):
+    path = make(tmp_path)
+    path.write_bytes(path.read_bytes() + behind)
+    assert image_size(path) == (60, 40)
+
+
+def test_several_pictures_in_a_jpeg(tmp_path):
+    assert image_size(two_pictures(tmp_path / "a.jpg")) == (60, 40)
+
+
+@pytest.mark.parametrize("extension", ["webp", "bmp", "gif"])
+def test_other_formats_have_a_size(tmp_path, extension):
+    assert image_size(save_noise(tmp_path / f"a.{extension}")) == (60, 40)
+
+
+def test_files_that_are_no_photos(tmp_path):
+    path = tmp_path / "a.jpg"
+    assert kind_and_reason(image_size, path) == ("image missing", f"{path}: there is no such photo")
+    for content in (b"", b"not a photo", b"\xff\xd8\xff"):
+        path.write_bytes(content)
+        assert kind_and_reason(image_size, path)[0] == "not an image"
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the DeepFashion2 sample is absent")
+def test_real_photos_whole_and_cut(tmp_path):
+    cut = tmp_path / "cut.jpg"
+    paths = sorted((SAMPLE / "validation" / "image").iterdir())
+    for path in paths:
+        height, width = read_image(str(path), "RGB").shape[:2]
+        assert image_size(path) == (width, height)
+        cut.write_bytes(path.read_bytes()[:-2])
+        assert kind_and_reason(image_size, cut)[0] == "image truncated"
+    assert len(paths) == 24
+
+
+# --- the report ---
+
+PROBLEMS = [
+    RecordIssue(Path("a/1.json"), "", "photo", "unreadable JSON", "Expecting value"),
+    RecordIssue(Path("a/2.json"), "item1", "garment", "class", "category_id: expected 1..13, got 14"),
+    RecordIssue(Path("a/2.json"), "item2", "garment", "class", 'a "tab"\tand a\nnew line, \udcff'),
+]
+
+
+def test_a_problem_reads_as_a_line():
+    assert str(PROBLEMS[0]) == "a/1.json: Expecting value"
+    assert str(PROBLEMS[1]) == "a/2.json: item1: category_id: expected 1..13, got 14"
+    error = RecordError("class", "category_id: expected 1..13, got 14")
+    assert RecordIssue.of(error, Path("a/2.json"), "item1", "garment") == PROBLEMS[1]
+
+
+def test_the_report_is_read_by_people_and_programs():
+    file = io.BytesIO()
+    write_report(file, PROBLEMS)
+    text = file.getvalue().decode()
+    assert text.splitlines()[:2] == [
+        "path\titem\tlost\tkind\treason",
+        "a/1.json\t\tphoto\tunreadable JSON\tExpecting value",
+    ]
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), dialect=csv.excel_tab))
+    assert [(row["path"], row["item"], row["lost"], row["kind"]) for row in rows] == [
+        (str(problem.path), problem.item, problem.lost, problem.kind) for problem in PROBLEMS
+    ]
+    assert rows[2]["reason"] == 'a "tab"\tand a\nnew line, \\udcff'
+
+
+def test_problems_are_counted_by_kind():
+    lines = [line.split() for line in count_problems(PROBLEMS).splitlines()]
+    assert lines[0] == ["problem", "left", "out", "times"]
+    assert lines[2:] == [["class", "garment", "2"], ["unreadable", "JSON", "photo", "1"]]
+
+
+def test_a_split_is_written_whole(annotations, tmp_path, capsys):
+    write_split(tmp_path / "new", "val", annotations, PROBLEMS, {"more": lambda file: file.write(b"text")})
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"val.npz", "val_report.tsv", "more"}
+    printed = capsys.readouterr()
+    assert "val.npz: 4 photos, 15 garments" in printed.out
+    assert "val_report.tsv: 3 problems" in printed.err and "garment" in printed.err
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, OSError])
+def test_an_interrupted_split_leaves_what_was_there(annotations, tmp_path, raised):
+    def write(file):
+        file.write(b"half")
+        raise raised
+
+    names = ("val.npz", "val_report.tsv", "more")
+    for name in names:
+        (tmp_path / name).write_text("before")
+    with pytest.raises(raised):
+        write_split(tmp_path, "val", annotations, PROBLEMS, {"more": write})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "before")

@@ -1,0 +1,39 @@
+"""Losses that are not finite stop the training of every system, before any weight has changed."""
+
+import pytest
+import torch
+from detectron2.engine import SimpleTrainer
+
+from kgdet_d2.engine.hooks import check_losses
+from tests.helpers.box_detectors import make_model, photos
+from tests.modeling.test_kgdet import photo
+
+BROKEN = {  # the layer that says nan, and the loss that tells
+    "kgdet": ("head.stages.1.cls_score.bias", "loss_cls_2"),
+    "reppoints": ("head.stages.0.points.output.bias", "loss_box_1"),
+    "retinanet": ("head.cls_score.bias", "loss_cls"),
+    "fcos": ("head.ctrness.bias", "loss_fcos_ctr"),
+    "match_rcnn": ("roi_heads.box_predictor.cls_score.bias", "loss_cls"),
+}
+
+
+@pytest.mark.parametrize("system", BROKEN)
+def test_photos_are_named(system):
+    layer, loss = BROKEN[system]
+    model = make_model(f"configs/sample/{system}_tiny.yaml", "MODEL.MASK_ON", False)
+    model.register_forward_hook(check_losses)
+    model.get_parameter(layer).data[-1] = torch.nan
+    inputs = [photo(96, 96, [[5, 5, 60, 60]]) | {"file_name": name} for name in ("a.jpg", "b.jpg")]
+    before = {name: parameter.clone() for name, parameter in model.named_parameters() if name != layer}
+    trainer = SimpleTrainer(model, [inputs], torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(FloatingPointError, match=rf"'{loss}': nan.*, for the photos \['a.jpg', 'b.jpg'\]"):
+        trainer.train(0, 1)
+    assert all(model.get_parameter(name).equal(parameter) for name, parameter in before.items())
+
+
+def test_results_are_no_losses():
+    model = make_model("configs/sample/retinanet_tiny.yaml").eval()
+    model.register_forward_hook(check_losses)
+    model.head.cls_score.bias.data[:] = torch.nan
+    with torch.no_grad():
+        model(photos([(64, 64, [])]))

@@ -1,0 +1,141 @@
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.structures._columns import stored_name
+from kgdet_d2.structures.annotations import AnnotationTable, Photo
+
+ATTRIBUTES = ("photo_attributes", "garment_attributes")
+COLUMNS = [field.name for field in fields(AnnotationTable) if field.name not in ("schema", *ATTRIBUTES)]
+
+
+@pytest.fixture
+def file(annotations, tmp_path):
+    annotations.save(tmp_path / "annotations" / "train.npz")
+    return tmp_path / "annotations" / "train.npz"
+
+
+def test_a_saved_file_loads_exactly(annotations, file):
+    loaded = AnnotationTable.load(file, DEEPFASHION2)
+    assert len(loaded) == len(annotations) == 4
+    for name in COLUMNS:
+        column, expected = getattr(loaded, name), getattr(annotations, name)
+        assert column.dtype == expected.dtype and np.array_equal(column, expected), name
+    for kind in ATTRIBUTES:
+        columns, expected = getattr(loaded, kind), getattr(annotations, kind)
+        assert {name: array.tolist() for name, array in columns.items()} == {
+            name: array.tolist() for name, array in expected.items()
+        }
+    assert loaded.photo_attributes["source"].tolist() == ["user", "shop", "user", ""]
+    assert [path.name for path in file.parent.iterdir()] == ["train.npz"]
+
+
+def test_nothing_at_all_can_be_saved_and_loaded(tmp_path):
+    AnnotationTable.from_photos([], DEEPFASHION2).save(tmp_path / "empty.npz")
+    assert len(AnnotationTable.load(tmp_path / "empty.npz", DEEPFASHION2)) == 0
+
+
+def test_attributes_are_optional_but_the_same_for_all(photos, make_garment):
+    bare = [Photo("1.jpg", 1, 64, 48, [make_garment(8, attributes={})])]
+    annotations = AnnotationTable.from_photos(bare, DEEPFASHION2)
+    assert annotations.photo_attributes == annotations.garment_attributes == {}
+    with pytest.raises(ValueError, match=r"attributes: expected \['source', 'pair_id'\], got \[\]"):
+        AnnotationTable.from_photos([*photos, *bare], DEEPFASHION2)
+
+
+def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train\.npz.*Make it with: make it so"):
+        AnnotationTable.load(tmp_path / "train.npz", DEEPFASHION2, prepare_command="make it so")
+
+
+def test_another_schema_is_refused(file):
+    with pytest.raises(ValueError, match=r"train\.npz.*schema: expected 'fld', got 'deepfashion2'"):
+        AnnotationTable.load(file, FLD)
+
+
+def test_another_version_is_refused(file):
+    _rewrite(file, format_version=1)
+    with pytest.raises(ValueError, match=r"train\.npz.*format_version: expected 2, got 1"):
+        AnnotationTable.load(file, DEEPFASHION2)
+
+
+def test_a_file_cut_off_anywhere_is_refused(file):
+    content = file.read_bytes()
+    for length in (0, 1, 30, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"train\.npz: not a usable annotation file: truncated"):
+            AnnotationTable.load(file, DEEPFASHION2)
+
+
+def test_a_file_with_a_damaged_byte_is_refused(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train\.npz: not a usable annotation file"):
+        AnnotationTable.load(file, DEEPFASHION2)
+
+
+@pytest.mark.parametrize("name", [stored_name(name) for name in COLUMNS])
+def test_a_missing_column_is_named(file, name):
+    _rewrite(file, **{name: None})
+    with pytest.raises(ValueError, match=rf"train\.npz.*{name}"):
+        AnnotationTable.load(file, DEEPFASHION2)
+
+
+def test_pickled_columns_are_not_unpickled(file):
+    _rewrite(file, **{"photo_attributes.source": np.array(["user", None], dtype=object)})
+    with pytest.raises(ValueError, match=r"train\.npz.*allow_pickle"):
+        AnnotationTable.load(file, DEEPFASHION2)
+
+
+@pytest.mark.parametrize("name", [name for name in COLUMNS if name != "file_name"])
+def test_columns_of_another_length_are_refused(annotations, name):
+    with pytest.raises(ValueError, match="expected"):
+        replace(annotations, **{name: getattr(annotations, name)[:-1]})
+
+
+@pytest.mark.parametrize("kind", ATTRIBUTES)
+def test_attributes_of_another_length_or_kind_are_refused(annotations, kind):
+    name, column = next(iter(getattr(annotations, kind).items()))
+    with pytest.raises(ValueError, match=rf"{name}: expected shape"):
+        replace(annotations, **{kind: {name: column[:-1]}})
+    with pytest.raises(ValueError, match=r"mine: expected integers or strings, got float64"):
+        replace(annotations, **{kind: {"mine": np.zeros(len(column))}})
+
+
+def test_contradictory_columns_are_refused(annotations):
+    with pytest.raises(ValueError, match=r"category_id: expected 0\.\.12"):
+        replace(annotations, category_id=np.full_like(annotations.category_id, 13))
+    with pytest.raises(ValueError, match="keypoint_offsets: 2 garments do not fit"):
+        replace(annotations, category_id=np.r_[[1, 0], annotations.category_id[2:]].astype(np.int32))
+    with pytest.raises(ValueError, match="image_id: a number occurs twice"):
+        replace(annotations, image_id=np.zeros(4, dtype=np.int64))
+    with pytest.raises(ValueError, match="box: expected float32, got float64"):
+        replace(annotations, box=annotations.box.astype(np.float64))
+    with pytest.raises(ValueError, match="garment_offsets: expected 0 first and no decrease"):
+        replace(annotations, garment_offsets=annotations.garment_offsets[::-1])
+
+
+def test_a_save_that_fails_leaves_what_was_there(annotations, tmp_path, monkeypatch):
+    def fail(file, **columns):
+        file.write(b"half of it")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(OSError, match="disk full"):
+        annotations.save(tmp_path / "train.npz")
+    assert list(tmp_path.iterdir()) == []
+
+    (tmp_path / "train.npz").write_text("before")
+    with pytest.raises(OSError, match="disk full"):
+        annotations.save(tmp_path / "train.npz")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+def _rewrite(file, **changed):
+    """Replace entries of a saved file; None removes."""
+    with np.load(file) as archive:
+        entries = {**archive, **changed}
+    np.savez(file, allow_pickle=True, **{name: value for name, value in entries.items() if value is not None})

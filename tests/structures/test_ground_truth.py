@@ -1,0 +1,128 @@
+import math
+
+import numpy as np
+import pytest
+from detectron2.structures import BoxMode
+
+from kgdet_d2.evaluation.ground_truth import GroundTruth
+from kgdet_d2.schema import DEEPFASHION2
+
+SKIRT, SHORTS = (DEEPFASHION2.class_names.index(name) for name in ("skirt", "shorts"))
+
+
+@pytest.fixture
+def scene(make_scene):
+    return make_scene(np.random.default_rng(0), images=12, crowds=0.3)
+
+
+def photo(image_id, annotations, **attributes):
+    size = {"width": 320, "height": 240}
+    return {"file_name": "a.jpg", "image_id": image_id, **size, "annotations": annotations, **attributes}
+
+
+def test_columns_hold_what_the_dicts_say(scene):
+    truth = GroundTruth.from_dataset_dicts(iter(scene.records), DEEPFASHION2)
+    assert len(truth) == len(scene.records)
+    for index, record in enumerate(scene.records):
+        assert truth.image_id[index] == record["image_id"]
+        assert (truth.width[index], truth.height[index]) == (record["width"], record["height"])
+        start, end = truth.garment_offsets[index : index + 2]
+        assert end - start == len(record["annotations"])
+        for garment, annotation in enumerate(record["annotations"], start):
+            assert truth.garment_image[garment] == index
+            assert truth.category_id[garment] == annotation["category_id"]
+            assert truth.box[garment].tolist() == annotation["bbox"]
+            x1, y1, x2, y2 = annotation["bbox"]
+            assert truth.area[garment] == (x2 - x1) * (y2 - y1)
+            assert truth.iscrowd[garment] == annotation["iscrowd"]
+            first, last = truth.keypoint_offsets[garment : garment + 2]
+            assert np.array_equal(truth.keypoints[first:last].ravel(), annotation["keypoints"])
+    assert truth.photo_attributes == truth.garment_attributes == {}
+
+
+def test_counted_landmarks(scene):
+    truth = GroundTruth.from_dataset_dicts(scene.records, DEEPFASHION2)
+    annotations = [annotation for record in scene.records for annotation in record["annotations"]]
+    visibilities = [annotation["keypoints"][2::3].tolist() for annotation in annotations]
+    assert truth.num_labelled().tolist() == [sum(v > 0 for v in row) for row in visibilities]
+    assert truth.num_labelled(visible_only=True).tolist() == [row.count(2) for row in visibilities]
+    assert 0 in truth.num_labelled() and (truth.num_labelled() > truth.num_labelled(visible_only=True)).any()
+    for index, record in enumerate(scene.records):
+        bare = {a["category_id"] for a in record["annotations"] if 2 not in a["keypoints"][2::3]}
+        assert set(np.flatnonzero(truth.no_visible_by_class[index])) == bare
+
+
+def test_attributes(make_annotation):
+    rng = np.random.default_rng(0)
+    records = [
+        photo(1, [make_annotation(rng, SKIRT, scale=2, shade="red")], source="user", pair_id=3),
+        photo(2, [make_annotation(rng, SHORTS, scale=1, shade="")], source="shop", pair_id=4, notes=["?"]),
+    ]
+    truth = GroundTruth.from_dataset_dicts(records, DEEPFASHION2)
+    found = {name: column.tolist() for name, column in truth.photo_attributes.items()}
+    assert found == {"source": ["user", "shop"], "pair_id": [3, 4]}
+    found = {name: column.tolist() for name, column in truth.garment_attributes.items()}
+    assert found == {"scale": [2, 1], "shade": ["red", ""]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({"scale": 1}, {}, "'scale': expected in all of 2 garments, got 1"),
+        ({"scale": 1}, {"scale": "big"}, "'scale' of garments: expected int or str throughout"),
+    ],
+)
+def test_attributes_that_only_some_have(make_annotation, first, second, message):
+    rng = np.random.default_rng(0)
+    annotations = [make_annotation(rng, SKIRT, **attributes) for attributes in (first, second)]
+    with pytest.raises(ValueError, match=message):
+        GroundTruth.from_dataset_dicts([photo(1, annotations)], DEEPFASHION2)
+
+
+def test_boxes_in_other_modes_and_no_iscrowd(make_annotation):
+    annotation = make_annotation(
+        np.random.default_rng(0), SKIRT, bbox=(10, 20, 30.5, 40), bbox_mode=BoxMode.XYWH_ABS
+    )
+    del annotation["iscrowd"]
+    truth = GroundTruth.from_dataset_dicts([photo(1, [annotation])], DEEPFASHION2)
+    assert truth.box.tolist() == [[10, 20, 40.5, 60]]
+    assert not truth.iscrowd.any()
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"category_id": 13}, r"image 5: category_id: expected 0..12, got 13"),
+        ({"keypoints": [1, 2, 2] * 7}, r"image 5: keypoints of class 'skirt': expected 24 numbers.* got 21"),
+        ({"keypoints": [math.nan, 2, 2] * 8}, r"image 5: keypoints: expected finite"),
+        ({"bbox": [0, 0, 10, math.inf]}, r"image 5: bbox: expected finite"),
+    ],
+)
+def test_malformed_annotations(make_annotation, replaced, message):
+    annotation = make_annotation(np.random.default_rng(0), SKIRT, **replaced)
+    with pytest.raises(ValueError, match=message):
+        GroundTruth.from_dataset_dicts([photo(5, [annotation])], DEEPFASHION2)
+
+
+def test_image_id_that_occurs_twice():
+    with pytest.raises(ValueError, match="image 5: the image_id occurs twice"):
+        GroundTruth.from_dataset_dicts([photo(5, []), photo(3, []), photo(5, [])], DEEPFASHION2)
+
+
+@pytest.mark.parametrize("records", [[], [photo(4, [])]])
+def test_nothing_to_find(records):
+    truth = GroundTruth.from_dataset_dicts(records, DEEPFASHION2)
+    assert truth.num_garments == 0 and len(truth) == len(records)
+    assert truth.keypoints.shape == (0, 3) and truth.box.shape == (0, 4)
+    assert truth.num_labelled().tolist() == truth.area.tolist() == []
+    assert not truth.no_visible_by_class.any()
+
+
+def test_photo_rows(scene):
+    truth = GroundTruth.from_dataset_dicts(scene.records, DEEPFASHION2)
+    assert truth.photo_rows(truth.image_id[::-1]).tolist() == list(range(len(truth)))[::-1]
+    assert truth.photo_rows([]).tolist() == []
+    with pytest.raises(ValueError, match="image 1000: no such image_id among the 12 photos"):
+        truth.photo_rows([truth.image_id[3], 1000])
+    with pytest.raises(ValueError, match="image 5: no such image_id among the 0 photos"):
+        GroundTruth.from_dataset_dicts([], DEEPFASHION2).photo_rows([5])
