@@ -5,7 +5,7 @@ import os
 from kgdet_d2.data.dataset import FashionDataset, training_dataset
 from kgdet_d2.data.loaders import ImagePairs, build_pair_train_loader, build_train_loader
 from kgdet_d2.data.mapper import FashionDatasetMapper
-from kgdet_d2.data.register import check_registered, register_all, register_fashion
+from kgdet_d2.data.register import register_all, register_fashion
 from kgdet_d2.structures.annotations import AnnotationTable
 
 register_all(os.environ.get("DETECTRON2_DATASETS", "datasets"))
@@ -17,7 +17,6 @@ __all__ = [
     "ImagePairs",
     "build_pair_train_loader",
     "build_train_loader",
-    "check_registered",
     "register_all",
     "register_fashion",
     "training_dataset",

@@ -110,13 +110,3 @@ def register_all(root: str | Path) -> None:
                 folder / "annotations" / f"{split}.npz",
                 prepare_command=tree.prepare_command.format(folder=folder),
             )
-
-
-def check_registered(name: str) -> None:
-    """Refuse the name of a dataset that is not registered.
-
-    Raises:
-        ValueError: lists those that are.
-    """
-    if name not in DatasetCatalog:
-        raise ValueError(f"dataset {name!r}: expected one of {sorted(DatasetCatalog.list())}")
