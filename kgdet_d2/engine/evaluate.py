@@ -22,13 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 import kgdet_d2  # noqa: F401, registers the datasets
-from kgdet_d2.evaluation import plots
+from kgdet_d2.evaluation import AnnotationTable, load_ground_truth, plots
 from kgdet_d2.evaluation.average_precision import AveragePrecision, average_precisions
 from kgdet_d2.evaluation.by_attribute import attribute_values, subset_scores
-from kgdet_d2.evaluation.ground_truth import GroundTruth
 from kgdet_d2.evaluation.keypoint_error import keypoint_errors
 from kgdet_d2.evaluation.matching import BoxMatcher
 from kgdet_d2.evaluation.report import (
@@ -101,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_json_array(file, predictions.coco_results())
 
 
-def load(dataset: str, path: Path) -> tuple[GroundTruth, Predictions]:
+def load(dataset: str, path: Path) -> tuple[AnnotationTable, Predictions]:
     """Ground truth of a registered dataset, and predictions on its photos.
 
     Raises:
@@ -111,11 +110,8 @@ def load(dataset: str, path: Path) -> tuple[GroundTruth, Predictions]:
     """
     if dataset not in DatasetCatalog:
         raise ValueError(f"dataset {dataset!r}: expected one of {sorted(DatasetCatalog.list())}")
-    schema = MetadataCatalog.get(dataset).get("keypoint_schema")
-    if schema is None:
-        raise ValueError(f"dataset {dataset!r}: its metadata lacks keypoint_schema")
-    predictions = Predictions.load(path, schema)
-    truth = GroundTruth.from_dataset_dicts(DatasetCatalog.get(dataset), schema)
+    truth = load_ground_truth(dataset)
+    predictions = Predictions.load(path, truth.schema)
     unknown = np.setdiff1d(predictions.image_id, truth.image_id)
     if len(unknown):
         raise ValueError(
@@ -125,7 +121,7 @@ def load(dataset: str, path: Path) -> tuple[GroundTruth, Predictions]:
     return truth, predictions
 
 
-def counts(truth: GroundTruth, predictions: Predictions) -> dict:
+def counts(truth: AnnotationTable, predictions: Predictions) -> dict:
     names = truth.schema.class_names
     garments = np.bincount(truth.category_id[~truth.iscrowd], minlength=len(names))
     return {
