@@ -1,4 +1,4 @@
-"""From photos and annotations to what the model takes."""
+"""Registered datasets, and the loaders and mapper that feed a network from them."""
 
 from kgdet_d2.data.dataset import FashionDataset, training_dataset
 from kgdet_d2.data.loaders import ImagePairs, build_pair_train_loader, build_train_loader
