@@ -1,4 +1,7 @@
-"""From photos and annotations to what the model takes. Importing registers the datasets."""
+"""Registered datasets, and the loaders and mapper that feed a network from them.
+
+Importing registers the datasets below ``$DETECTRON2_DATASETS``.
+"""
 
 import os
 

@@ -25,6 +25,7 @@ from kgdet_d2.modeling.heads.aggregation import (
     aggregation_makers,
     pick,
 )
+from kgdet_d2.schema import get_schema
 
 # Images, rows and columns (n,) of some of one level's cells.
 Cells = tuple[Tensor, Tensor, Tensor]
@@ -195,12 +196,12 @@ class PointSetHead(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
         """What all heads of this kind take from ``MODEL.KGDET``."""
-        kgdet = cfg.MODEL.KGDET
+        kgdet, schema = cfg.MODEL.KGDET, get_schema(cfg.MODEL.KGDET.SCHEMA)
         (in_channels,) = {shape.channels for shape in input_shape.values()}
         return {
             "in_channels": in_channels,
-            "num_classes": kgdet.NUM_CLASSES,
-            "num_keypoints": kgdet.NUM_KEYPOINTS,
+            "num_classes": kgdet.NUM_CLASSES or schema.num_classes,
+            "num_keypoints": kgdet.NUM_KEYPOINTS or schema.num_keypoints,
             "num_stages": kgdet.NUM_STAGES,
             "columns": kgdet.COLUMNS,
             "channels": kgdet.CONV_DIM,
