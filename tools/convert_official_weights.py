@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert weights of the released KGDet into a checkpoint of this project, or back; the same as ``kgdet convert``."""
+"""Convert the released KGDet's weights to this project's, or back; the same as ``kgdet convert``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command ``kgdet prepare``: from a dataset's own annotations to the compact files that are registered."""
+"""The command ``kgdet prepare``: from a dataset's own annotations to the compact registered files."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ DESCRIPTION = """Turn a dataset's own annotations into the compact files that kg
 
 For each split it writes <split>.npz and <split>_report.tsv, a line for everything that was left out.
 """
-DEEPFASHION2_DESCRIPTION = """Turn DeepFashion2's native tree into the compact annotation files that kgdet_d2 registers.
+DEEPFASHION2_DESCRIPTION = """Turn DeepFashion2's native tree into the compact files that kgdet_d2 registers.
 
     kgdet prepare deepfashion2 --root datasets/deepfashion2
 
