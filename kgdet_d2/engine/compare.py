@@ -34,10 +34,10 @@ DESCRIPTION = """Train several systems alike, with several seeds each, and put t
         --seeds 1 2 3 --num-gpus 0 --jobs 2 --opts SOLVER.MAX_ITER 600 SOLVER.CHECKPOINT_PERIOD 200
 
 Every config is trained and evaluated by "kgdet train" under the same KEY VALUE overrides, once with each
-seed, in OUTPUT/<config's name>/seed<n>: its log, checkpoints and predictions, and result.json when it is done. All
-systems have their first seed before any has its second. The command can be given again: what is done is kept,
-what was broken off goes on from its last checkpoint. A run that fails is reported, the others go on.
---only-table trains nothing more.
+seed, in OUTPUT/<config's name>/seed<n>: its log, checkpoints and predictions, and result.json when it is
+done. All systems have their first seed before any has its second. The command can be given again: what is
+done is kept, what was broken off goes on from its last checkpoint. A run that fails is reported, the others
+go on. --only-table trains nothing more.
 
 Then the models of each system's first seed are timed, photo by photo in turns, on the first --timed photos of
 the test set, one at a time and from tensor to detections. Scores are means over the seeds, with their
