@@ -1,4 +1,4 @@
-"""What the commands that prepare native trees share: their arguments, and how they end."""
+"""Common arguments and exit statuses of the commands that convert native datasets."""
 
 import argparse
 import os
@@ -13,10 +13,10 @@ _INTERRUPTED = 130  # the exit status of a command ended by Ctrl-C
 
 
 def prepare_parser(description: str, dataset: str) -> argparse.ArgumentParser:
-    """``--root``, ``--output``, ``--workers`` and ``--strict``.
+    """Make a parser with ``--root``, ``--output``, ``--workers`` and ``--strict``.
 
     Args:
-        description: of the command.
+        description: the command's.
         dataset: the folder's name below ``$DETECTRON2_DATASETS``.
     """
     parser = argparse.ArgumentParser(
@@ -46,7 +46,15 @@ def _at_least_one(text: str) -> int:
 
 
 def exit_status(prepare: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
-    """Run it; what is wrong with the data or the machine becomes one line and a status above 0."""
+    """Run a command, and turn a fault of the data or the machine into one line and a status above 0.
+
+    Args:
+        prepare: the command.
+        arguments: its arguments.
+
+    Returns:
+        0, 1 after an error, 130 after Ctrl-C.
+    """
     try:
         prepare(arguments)
     except (OSError, ValueError, BrokenProcessPool) as error:
