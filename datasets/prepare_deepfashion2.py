@@ -1,9 +1,9 @@
-"""Turn DeepFashion2's native tree into the compact annotation files that kgdet_d2 registers.
+"""Convert DeepFashion2's native folders to the annotation files that kgdet_d2 registers.
 
     python datasets/prepare_deepfashion2.py --root datasets/deepfashion2
 
 For each split it writes ``<split>.npz`` and ``<split>_report.tsv``, a line for everything that was left out.
-With --official-coco it also writes what the official evaluation reads, 294 landmarks a garment, twice:
+With --official-coco it also writes the files that the official evaluation reads, 294 landmarks a garment:
 ``<split>_coco_all.json``, and ``<split>_coco_visible.json`` where occluded landmarks are not labelled.
 """
 
@@ -21,6 +21,7 @@ _KNOWN_SPLITS = ("train", "validation")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; None: this process's."""
     parser = prepare_parser(__doc__, "deepfashion2")
     parser.add_argument(
         "--splits", nargs="+", metavar="SPLIT", help="default: train and validation where they are"
@@ -33,7 +34,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def find_splits(root: Path, named: list[str] | None) -> list[str]:
-    """The splits asked for, or else those of the known ones that are there."""
+    """Return the splits named, or where none is, those of the known ones that exist.
+
+    Raises:
+        FileNotFoundError: the folder or a split is missing.
+    """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: there is no such folder; --root is DeepFashion2's folder")
     splits = named or [split for split in _KNOWN_SPLITS if (root / split).is_dir()]
@@ -46,6 +51,7 @@ def find_splits(root: Path, named: list[str] | None) -> list[str]:
 
 
 def prepare_split(split: str, arguments: argparse.Namespace) -> None:
+    """Read a split, and write its files."""
     annotations, problems = read_split(
         arguments.root / split,
         segmentation=not arguments.no_segmentation,
@@ -66,11 +72,13 @@ def prepare_split(split: str, arguments: argparse.Namespace) -> None:
 
 
 def prepare(arguments: argparse.Namespace) -> None:
+    """Convert all splits."""
     for split in find_splits(arguments.root, arguments.splits):
         prepare_split(split, arguments)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command, and return its exit status."""
     return exit_status(prepare, parse_arguments(argv))
 
 

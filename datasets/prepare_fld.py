@@ -1,9 +1,9 @@
-"""Turn FLD's text lists into the compact annotation files that kgdet_d2 registers.
+"""Convert FLD's text lists to the annotation files that kgdet_d2 registers.
 
     python datasets/prepare_fld.py --root datasets/fld
 
 For each split it writes ``<split>.npz`` and ``<split>_report.tsv``, a line for everything that was left out.
-``lists_report.tsv`` has what concerns no split alone: photos that are in none, wrong numbers of rows.
+``lists_report.tsv`` lists the problems that concern no split alone: photos in none, wrong numbers of rows.
 """
 
 import argparse
@@ -16,12 +16,14 @@ from kgdet_d2.utils.io import atomic_write
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; None: this process's."""
     parser = prepare_parser(__doc__, "fld")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: all three")
     return parser.parse_args(argv)
 
 
 def prepare(arguments: argparse.Namespace) -> None:
+    """Convert the splits, and write a report of the lists."""
     root, output = arguments.root, arguments.output or arguments.root / "annotations"
     splits, problems = read_lists(root, strict=arguments.strict)
     report = output / "lists_report.tsv"
@@ -37,6 +39,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command, and return its exit status."""
     return exit_status(prepare, parse_arguments(argv))
 
 

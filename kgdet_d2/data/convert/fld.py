@@ -73,10 +73,10 @@ def read_lists(root: Path, *, strict: bool = False) -> tuple[dict[str, list[List
             problems.append(RecordIssue.of(error, root / PARTITION, name, "photo"))
     on_disk = sorted(f"img/{name}" for name in os.listdir(root / "img"))
     for source, names in ((BOXES, boxes), (LANDMARKS, keypoints), ("img", on_disk)):
-        error = RecordError("photo in no split", f"there is no row of it in {PARTITION}")
+        stray = RecordError("photo in no split", f"there is no row of it in {PARTITION}")
         for name in names:
             if name not in partition:
-                problems.append(RecordIssue.of(error, root / source, name, "photo"))
+                problems.append(RecordIssue.of(stray, root / source, name, "photo"))
     if strict and problems:
         raise ValueError(str(problems[0]))
     return splits, problems

@@ -73,7 +73,7 @@ class RecordIssue:
 # --- checks; each raises RecordError unless it says otherwise ---
 
 
-def field(content: dict, name: str, kind: type) -> Any:
+def field(content: dict, name: str, kind: type[Any]) -> Any:
     """Return a value of a JSON object, of exactly that type; an int also fits 64 bits."""
     if name not in content:
         raise RecordError("field missing", f"{name} is missing")
@@ -167,7 +167,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             width, height = image.size
-            if not _has_end(file, _END_MARKERS.get(image.format, b"")):
+            if not _has_end(file, _END_MARKERS.get(image.format or "", b"")):
                 raise RecordError("image truncated", f"{path.name}: the {image.format} end marker is missing")
             return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
     except FileNotFoundError:
@@ -201,7 +201,7 @@ def _has_end(file: BinaryIO, marker: bytes) -> bool:
 
 def write_report(file: BinaryIO, problems: Iterable[RecordIssue]) -> None:
     """Write tab-separated columns path, item, lost (dropped), kind, reason, named in the first line."""
-    text = codecs.getwriter("utf-8")(file, errors="backslashreplace")
+    text = codecs.getwriter("utf-8")(file, "backslashreplace")
     writer = csv.writer(text, csv.excel_tab, lineterminator="\n")
     writer.writerow(_REPORT_COLUMNS)
     writer.writerows(map(astuple, problems))

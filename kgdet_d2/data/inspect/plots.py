@@ -64,7 +64,7 @@ def _histogram(axes: Axes, named: dict[str, np.ndarray], label: str, *, log: boo
         return
     edges = np.exp(np.histogram_bin_edges(np.log(values), 60)) if log else np.linspace(0, values.max(), 61)
     for name, column in named.items():
-        axes.hist(column, bins=edges, histtype="step", label=name)
+        axes.hist(column, bins=edges.tolist(), histtype="step", label=name)
     if len(named) > 1:
         axes.legend()
 
@@ -131,8 +131,9 @@ def flip_map_figure(checks: Sequence[FlipCheck], schema: KeypointSchema) -> Figu
                 pair = [index, check.suggested_partner[index]]
                 axes.plot(*check.median_xy[pair].T, "--", color=colour, linewidth=0.8)
             if np.isfinite(xy).all():
-                axes.plot(*xy, "o", color=colour, markersize=4)
-                axes.text(*xy, f" {index + 1}", fontsize=7, verticalalignment="bottom", in_layout=False)
+                x, y = xy
+                axes.plot(x, y, "o", color=colour, markersize=4)
+                axes.text(x, y, f" {index + 1}", fontsize=7, verticalalignment="bottom", in_layout=False)
         axes.set(title=schema.class_names[check.category_id], xlim=(-0.05, 1.05), ylim=(1.05, -0.05))
     _legend(figure, _VERDICTS)
     return figure

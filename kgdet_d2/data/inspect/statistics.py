@@ -5,13 +5,14 @@ that JSON can hold. Shares are 0..1; a share or quantile of nothing is None. Len
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from kgdet_d2.schema import KeypointSchema
 from kgdet_d2.structures.annotations import AnnotationTable
 
-Row = dict[str, str | int | float | None]
+Row = dict[str, Any]
 
 SMALL, MEDIUM = 32**2, 96**2  # COCO: areas in square pixels below which a box is small, medium
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
@@ -135,7 +136,8 @@ def levels(annotations: AnnotationTable, level: np.ndarray, names: Sequence[str]
 
 def has_area(annotations: AnnotationTable) -> np.ndarray:
     """Return bool (G,): boxes with a width and a height. Garments with others are left out in loading."""
-    return (_sizes(annotations) > 0).all(axis=1)
+    width, height = _sizes(annotations).T
+    return (width > 0) & (height > 0)
 
 
 def labelled_keypoints(annotations: AnnotationTable) -> np.ndarray:
