@@ -1,3 +1,5 @@
+"""DeepFashion2's native folders: what is read, and every problem that is reported."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""FLD's native lists: what is read, and every problem that is reported."""
+
 import importlib.util
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The command prepare_deepfashion2.py from folders to files."""
+
 import csv
 import importlib.util
 from concurrent.futures.process import BrokenProcessPool

@@ -1,3 +1,5 @@
+"""Checks of native records, sizes of image files, and the report."""
+
 import csv
 import io
 from pathlib import Path
