@@ -6,13 +6,13 @@ from importlib.util import find_spec
 
 from detectron2.config import CfgNode
 
-from kgdet_d2.modeling.heads.kgdet_head import AGGREGATIONS
-from kgdet_d2.modeling.heads.reppoints_head import KEYPOINTS
 from kgdet_d2.modeling.losses import KEYPOINT_WEIGHTINGS
 from kgdet_d2.modeling.optimize import PRECISIONS
 from kgdet_d2.schema import schema_of
 
 logger = logging.getLogger(__name__)
+AGGREGATIONS = ("encoding", "selection")
+KEYPOINTS = ("none", "parallel", "serial")
 _FLIPS = ("horizontal", "vertical", "none")
 _CROP_TYPES = ("relative_range", "relative", "absolute", "absolute_range")
 

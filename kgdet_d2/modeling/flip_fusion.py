@@ -12,7 +12,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from kgdet_d2.geometry.flip import mirror_boxes, mirror_columns, mirror_offsets
-from kgdet_d2.modeling.heads.kgdet_head import StageOutput
+from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.schema import DEEPFASHION2, schema_of
 
 # Landmarks of short sleeve outwear, from 1, that the release's table exchanges.

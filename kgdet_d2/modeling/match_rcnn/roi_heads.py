@@ -15,7 +15,7 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Instances, heatmaps_to_keypoints
 from torch import Tensor
 
-from kgdet_d2.layers.numerics import to_float32
+from kgdet_d2.geometry.points import to_float32
 from kgdet_d2.schema import schema_of
 
 
