@@ -9,7 +9,7 @@ from tests.modeling.test_kgdet import BATCHES, photo
 CONFIGS = {
     "none": ("configs/sample/reppoints_tiny.yaml", []),
     "parallel": ("configs/sample/reppoints_kp_tiny.yaml", []),
-    "serial": ("configs/sample/reppoints_kp_tiny.yaml", ["MODEL.REPPOINTS.["none", "parallel", "serial"]", "serial"]),
+    "serial": ("configs/sample/reppoints_kp_tiny.yaml", ["MODEL.REPPOINTS.KEYPOINTS", "serial"]),
 }
 # The parts of RepPoints' head as the paper counts them, with 256 channels, 13 classes and 9 points.
 CONV, DEFORMABLE = 256 * 256 * 9 + 256, 256 * 256 * 9
@@ -77,7 +77,7 @@ def test_every_parameter_learns(keypoints):
     ],
 )
 def test_trainable_parameters_part_by_part(config, keypoints, head):
-    opts = ["MODEL.DEVICE", "meta", "MODEL.REPPOINTS.["none", "parallel", "serial"]", keypoints]
+    opts = ["MODEL.DEVICE", "meta", "MODEL.REPPOINTS.KEYPOINTS", keypoints]
     cfg = load_config(f"configs/{config}.yaml", opts)
     with torch.device("meta"):
         model = RepPoints(cfg)
