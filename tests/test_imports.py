@@ -8,7 +8,7 @@ import pytest
 PACKAGE = "kgdet_d2"
 ALLOWED = {
     "schema": {"schema"},
-    "utils": {"utils"},
+    "utils": {"utils", "schema"},
     "geometry": {"geometry"},
     "layers": {"layers", "geometry"},
     "structures": {"structures", "schema", "utils"},

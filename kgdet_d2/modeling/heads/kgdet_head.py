@@ -36,6 +36,7 @@ from kgdet_d2.modeling.heads.outputs import (
     StageOutput,
     choose_best_locations,
 )
+from kgdet_d2.schema import get_schema
 
 
 class SamplingLocations:
@@ -59,8 +60,7 @@ class SamplingLocations:
         if self.grid_index is None:
             return values
         image, row, column = self.grid_index
-        num, _, *size = self.offsets.shape
-        maps = values.new_full((num, values.shape[1], *size), elsewhere)
+        maps = values.new_full((len(self.offsets), values.shape[1], *self.offsets.shape[2:]), elsewhere)
         maps[image, :, row, column] = values.flatten(1)
         return maps
 
@@ -244,12 +244,12 @@ class PointSetHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Return the arguments that all heads of this kind take from ``MODEL.KGDET``."""
-        kgdet = cfg.MODEL.KGDET
+        kgdet, schema = cfg.MODEL.KGDET, get_schema(cfg.MODEL.KGDET.SCHEMA)
         (in_channels,) = {shape.channels for shape in input_shape.values()}
         return {
             "in_channels": in_channels,
-            "num_classes": kgdet.NUM_CLASSES,
-            "num_keypoints": kgdet.NUM_KEYPOINTS,
+            "num_classes": schema.num_classes,
+            "num_keypoints": schema.num_keypoints,
             "num_stages": kgdet.NUM_STAGES,
             "columns": kgdet.COLUMNS,
             "channels": kgdet.CONV_DIM,
