@@ -32,11 +32,10 @@ class FlipFusion(nn.Module):
 
     @configurable
     def __init__(self, *, on_images: bool, in_training: bool, flip_map: Tensor):
-        """
-        Args:
-            on_images: mode "image", else "feature".
-            in_training: fuse in training too; the gradient then flows through both passes.
-            flip_map: (K,), entry i is what landmark i is called in a mirror.
+        """Args:
+        on_images: mode "image", else "feature".
+        in_training: fuse in training too; the gradient then flows through both passes.
+        flip_map: (K,), entry i is what landmark i is called in a mirror.
         """
         super().__init__()
         self.on_images = on_images
