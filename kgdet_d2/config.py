@@ -5,7 +5,10 @@ from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
+import kgdet_d2.data
+import kgdet_d2.modeling  # noqa: F401, both register what a config names
 from kgdet_d2.config_checks import check_config
+from kgdet_d2.config_files import find_config
 from kgdet_d2.schema import get_schema
 
 # Allowed words of a key.
@@ -236,8 +239,7 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
         FileNotFoundError: no such file.
         ValueError: a key or schema that does not exist, or values that contradict one another.
     """
-    if not Path(config_file).is_file():
-        raise FileNotFoundError(f"config file {config_file!r} does not exist")
+    config_file = str(find_config(config_file))
     cfg = get_cfg()
     add_kgdet_config(cfg)
     try:
