@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 CONSTRAINED := -c constraints.txt
+# A worker per core, each with one thread, since workers with threads of their own would take the cores from one another.
+# A file stays with one worker, which then builds its fixtures once.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup demo test test-recordings test-slow lint clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make the virtual environment .venv with everything in it (first time: minutes)
 
@@ -32,15 +35,19 @@ demo: $(STAMP)  ## make a small data set, train on it for a few minutes on CPU, 
 		MODEL.WEIGHTS output/demo/model_final.pth MODEL.DEVICE cpu
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-recordings: $(STAMP)  ## run those that need the full recordings of the release, in ../shared
+	$(PYTEST) -m 'recordings and not slow'
 
 test-slow: $(STAMP)  ## run the tests that take long
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
-lint: $(STAMP)  ## check style and formatting
+lint: $(STAMP)  ## check style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 clean:  ## remove results and caches; .venv and data sets stay
-	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Turn DeepFashion2's tree into compact annotation files; the same as ``kgdet prepare deepfashion2``."""
+"""Turn DeepFashion2's native tree into compact files; the same as ``kgdet prepare deepfashion2``."""
 
 import sys
 

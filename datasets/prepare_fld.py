@@ -1,4 +1,4 @@
-"""Turn FLD's text lists into the compact annotation files; the same as ``kgdet prepare fld``."""
+"""Turn FLD's text lists into compact annotation files; the same as ``kgdet prepare fld``."""
 
 import sys
 

@@ -16,7 +16,7 @@ from torch import nn
 from kgdet_d2.cli import main
 from kgdet_d2.complexity import Complexity, count_by_module, paper_differences, total
 from kgdet_d2.config import load_config
-from kgdet_d2.modeling.heads.kgdet_head import StageOutput
+from kgdet_d2.modeling.heads.outputs import StageOutput
 
 ROOT = Path(__file__).resolve().parents[1]
 R50 = str(ROOT / "configs/kgdet_R50.yaml")

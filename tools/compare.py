@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train several systems alike, with several seeds each; the same as ``kgdet compare``."""
+"""Train systems alike with several seeds, and put them into one table; the same as ``kgdet compare``."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert the released KGDet's weights to this project's, or back; the same as ``kgdet convert``."""
+"""Convert weights of the released KGDet to this project and back; the same as ``kgdet convert``."""
 
 import sys
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kgdet_d2.layers.numerics import to_float32
+from kgdet_d2.geometry.points import to_float32
 
 # So many bytes are read before they are multiplied: enough for a product to run at the processor's full rate,
 # few enough for them to stay in its cache.
@@ -30,11 +30,10 @@ class BilinearNeighbors:
     """
 
     def __init__(self, x: Tensor, y: Tensor, images: Tensor, shape: Sequence[int]):
-        """
-        Args:
-            x, y: (M, P, H', W') columns and rows of the map, continuous; L = M H' W'.
-            images: (M,), which image each of the M reads.
-            shape: (N, C, H, W) of the map.
+        """Args:
+        x, y: (M, P, H', W') columns and rows of the map, continuous; L = M H' W'.
+        images: (M,), which image each of the M reads.
+        shape: (N, C, H, W) of the map.
         """
         num, _, height, width = shape
         self._num_rows = num * height * width

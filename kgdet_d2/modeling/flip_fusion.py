@@ -12,7 +12,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from kgdet_d2.geometry.flip import mirror_boxes, mirror_columns, mirror_offsets
-from kgdet_d2.modeling.heads.kgdet_head import StageOutput
+from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.schema import DEEPFASHION2, KeypointSchema, get_schema
 
 # Landmarks of short sleeve outwear, from 1, that the release's table exchanges.
@@ -32,11 +32,10 @@ class FlipFusion(nn.Module):
 
     @configurable
     def __init__(self, *, on_images: bool, in_training: bool, flip_map: Tensor):
-        """
-        Args:
-            on_images: mode "image", else "feature".
-            in_training: fuse in training too; the gradient then flows through both passes.
-            flip_map: (K,), entry i is what landmark i is called in a mirror.
+        """Args:
+        on_images: mode "image", else "feature".
+        in_training: fuse in training too; the gradient then flows through both passes.
+        flip_map: (K,), entry i is what landmark i is called in a mirror.
         """
         super().__init__()
         self.on_images = on_images

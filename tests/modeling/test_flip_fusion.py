@@ -14,7 +14,7 @@ from kgdet_d2.modeling.flip_fusion import (
     mirror_features,
     mirror_images,
 )
-from kgdet_d2.modeling.heads.kgdet_head import StageOutput
+from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.schema import DEEPFASHION2, FLD
 
 KEY = "MODEL.KGDET.FLIP_FUSION"
@@ -85,9 +85,9 @@ def spread(model):
 @torch.no_grad()
 def dense(model, inputs):
     images = model.preprocess_image(inputs)
-    features = model._features(images.tensor)
+    features = model.extract_features(images.tensor)
     stages = model.head(features)
-    return stages, model._flip_fused(images, features, stages)
+    return stages, model.fuse_flipped(images, features, stages)
 
 
 @pytest.mark.parametrize("levels", [["p4"], ["p5"], ["p5", "p6", "p7"]], ids="-".join)

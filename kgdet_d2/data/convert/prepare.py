@@ -1,4 +1,4 @@
-"""The command ``kgdet prepare``: from a dataset's own annotations to the compact registered files."""
+"""The command ``kgdet prepare``: from a dataset's own annotations to compact annotation files."""
 
 import argparse
 import os
@@ -28,7 +28,7 @@ For each split it writes <split>.npz and <split>_report.tsv, a line for everythi
 --official-coco it also writes what the official evaluation reads, 294 landmarks a garment, twice:
 <split>_coco_all.json, and <split>_coco_visible.json where occluded landmarks are not labelled.
 """
-FLD_DESCRIPTION = """Turn FLD's text lists into the compact annotation files that kgdet_d2 registers.
+FLD_DESCRIPTION = """Turn FLD's text lists into the compact files that kgdet_d2 registers.
 
     kgdet prepare fld --root datasets/fld
 

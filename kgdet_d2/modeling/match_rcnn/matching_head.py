@@ -13,7 +13,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from kgdet_d2.layers.numerics import to_float32
+from kgdet_d2.geometry.points import to_float32
 
 
 class MatchingHead(nn.Module):
@@ -36,14 +36,13 @@ class MatchingHead(nn.Module):
         embedding_dim: int,
         loss_weight: float,
     ):
-        """
-        Args:
-            in_features: names of the pyramid's levels.
-            pooler: cuts the garments out of them.
-            in_channels: of the levels.
-            conv_dims: output channels of each convolution.
-            embedding_dim: D.
-            loss_weight: factor of the loss.
+        """Args:
+        in_features: names of the pyramid's levels.
+        pooler: cuts the garments out of them.
+        in_channels: of the levels.
+        conv_dims: output channels of each convolution.
+        embedding_dim: D.
+        loss_weight: factor of the loss.
         """
         super().__init__()
         self.in_features = list(in_features)

@@ -15,7 +15,7 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Instances, heatmaps_to_keypoints
 from torch import Tensor
 
-from kgdet_d2.layers.numerics import to_float32
+from kgdet_d2.geometry.points import to_float32
 from kgdet_d2.schema import get_schema
 
 
@@ -29,11 +29,10 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, slots: Sequence[Sequence[int]], **detectron2_arguments):
-        """
-        Args:
-            input_shape: of the pooled features.
-            slots: per class, the maps of its landmarks.
-            detectron2_arguments: those of Detectron2's head.
+        """Args:
+        input_shape: of the pooled features.
+        slots: per class, the maps of its landmarks.
+        detectron2_arguments: those of Detectron2's head.
         """
         super().__init__(input_shape, **detectron2_arguments)
         self.slots = [list(own) for own in slots]
@@ -115,5 +114,5 @@ class GarmentMaskHead(MaskRCNNConvUpsampleHead):
 
 
 def _outlined(garments: Instances) -> Tensor:
-    """bool (n,), which have a mask. Photos without garments have no gt_masks."""
+    """Bool (n,), which have a mask. Photos without garments have no gt_masks."""
     return garments.gt_masks.nonempty() if len(garments) else torch.zeros(0, dtype=torch.bool)
