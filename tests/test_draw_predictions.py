@@ -87,14 +87,6 @@ def test_max_images_and_threshold(tool, photos, tmp_path, monkeypatch):
     assert np.abs(figure[40:] - 128).max() < 10  # no garment in truth, none above the threshold
 
 
-def test_grid_fills_the_last_row(tool):
-    cells = [np.zeros((2, 3, 3), np.uint8)] * 5
-    page = tool.grid(cells, columns=4)
-    assert page.shape == (4, 12, 3)
-    assert (page[2:, 3:] == 255).all()
-    assert (page[2:, :3] == 0).all()
-
-
 def test_missing_weights_are_told_before_any_work(tool, photos, tmp_path):
     command = [*arguments(tmp_path)[:-1], str(tmp_path / "nowhere.pth")]
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):

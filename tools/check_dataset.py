@@ -28,7 +28,6 @@ from detectron2.structures import BoxMode
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from draw_predictions import fit, grid, titled, write_jpeg
 from kgdet_d2.config import load_config
 from kgdet_d2.data import AnnotationTable, FashionDataset
 from kgdet_d2.data.inspect import plots, statistics
@@ -42,6 +41,7 @@ from kgdet_d2.data.inspect.flip_check import (
 )
 from kgdet_d2.data.inspect.statistics import Row
 from kgdet_d2.data.mapper import read_image
+from kgdet_d2.figure_page import fit, grid, titled, write_jpeg
 from kgdet_d2.modeling.assigners import assign_by_center
 from kgdet_d2.schema import KeypointSchema
 from kgdet_d2.structures.annotations import Garment, Photo

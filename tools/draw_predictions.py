@@ -9,11 +9,9 @@ Writes one figure per photo, ground truth left and prediction right, and all of 
 """
 
 import argparse
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -23,13 +21,12 @@ from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
 from kgdet_d2.config import check_weights, load_config
+from kgdet_d2.figure_page import fit, grid, titled, write_jpeg
 from kgdet_d2.modeling import optimize_for_inference
-from kgdet_d2.utils.io import atomic_write
 from kgdet_d2.visualizer import FashionVisualizer
 
 PAGE_COLUMNS = 4
 PAGE_CELL = (720, 540)  # width, height in pixels; two upright photos fill it
-WHITE = (255, 255, 255)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -93,37 +90,6 @@ def draw_photo(
     )
     panels = {"ground truth": truth, f"prediction, score from {score_threshold:g}": found}
     return np.hstack([titled(drawn.get_image()[:, :, ::-1], title) for title, drawn in panels.items()])
-
-
-def titled(image: np.ndarray, title: str) -> np.ndarray:
-    """The image under a white bar with the title."""
-    height = max(24, image.shape[1] // 20)
-    bar = np.full((height, image.shape[1], 3), 255, np.uint8)
-    position = (height // 3, round(0.72 * height))
-    cv2.putText(bar, title, position, cv2.FONT_HERSHEY_SIMPLEX, height / 44, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.vstack([bar, image])
-
-
-def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The image shrunk to fit into size (width, height), centred on white."""
-    scale = min(size[0] / image.shape[1], size[1] / image.shape[0])
-    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    top, left = (size[1] - image.shape[0]) // 2, (size[0] - image.shape[1]) // 2
-    bottom, right = size[1] - image.shape[0] - top, size[0] - image.shape[1] - left
-    return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=WHITE)
-
-
-def grid(cells: list[np.ndarray], columns: int) -> np.ndarray:
-    """Images of one size, row by row; the last row is filled up with white."""
-    columns = min(columns, len(cells))
-    missing = -len(cells) % columns
-    cells = [*cells, *itertools.repeat(np.full_like(cells[0], 255), missing)]
-    return np.vstack([np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)])
-
-
-def write_jpeg(path: Path, image: np.ndarray) -> None:
-    with atomic_write(path) as file:
-        file.write(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
 
 
 if __name__ == "__main__":
