@@ -21,9 +21,9 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from kgdet_d2.figure_page import write_jpeg
+from kgdet_d2.figure_page import grid, write_jpeg
 from kgdet_d2.synthetic import GENERATOR_VERSION, SPLITS, generate_photo
-from kgdet_d2.synthetic.sheet import contact_sheet
+from kgdet_d2.synthetic.annotate import draw_annotation
 from kgdet_d2.utils.io import atomic_write
 
 RECORD = "synthetic.json"
@@ -129,9 +129,12 @@ def make(root: Path, counts: dict[str, int], *, seed: int, size: int, workers: i
 
 
 def write_contact_sheet(path: Path, *, seed: int, size: int) -> None:
-    """One photo of each of the first 24 pairs of the training split."""
-    photos = [generate_photo(index, seed=seed, size=size) for index in range(0, 48, 2)]
-    write_jpeg(path, contact_sheet(photos, columns=6, side=size), quality=72)
+    """Draw one photo of each of the first 24 pairs of the training split, with its annotation, on a page."""
+    tiles = []
+    for index in range(0, 48, 2):
+        photo = generate_photo(index, seed=seed, size=size)
+        tiles.append(draw_annotation(photo.image, photo.annotation, side=size))
+    write_jpeg(path, grid(tiles, columns=6), quality=72)
 
 
 def main(arguments: list[str] | None = None) -> int:
