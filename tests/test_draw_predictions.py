@@ -10,7 +10,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from kgdet_d2.engine import draw
-from kgdet_d2.figure_page import grid
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,14 +81,6 @@ def test_max_images_and_threshold(photos, tmp_path, monkeypatch):
     assert len(list((tmp_path / "figures").iterdir())) == 3
     figure = cv2.imread(str(tmp_path / "figures" / "000001.jpg")).astype(int)
     assert np.abs(figure[40:] - 128).max() < 10  # no garment in truth, none above the threshold
-
-
-def test_grid_fills_the_last_row():
-    cells = [np.zeros((2, 3, 3), np.uint8)] * 5
-    page = grid(cells, columns=4)
-    assert page.shape == (4, 12, 3)
-    assert (page[2:, 3:] == 255).all()
-    assert (page[2:, :3] == 0).all()
 
 
 def test_missing_weights_are_told_before_any_work(photos, tmp_path):
