@@ -3,7 +3,6 @@
 import copy
 import itertools
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.utils.logger import setup_logger
 
 from kgdet_d2 import cli
 from kgdet_d2.config import load_config
@@ -60,15 +58,9 @@ def trained(datasets_root, tmp_path_factory):
 
 
 @pytest.fixture
-def here(datasets_root, monkeypatch):
-    """Detectron2's datasets and loggers for runs in this process."""
+def here(datasets_root, restored_loggers):
+    """Register the datasets for runs in this process."""
     register_all(datasets_root)
-    loggers = {name: logging.getLogger(name) for name in ("detectron2", "fvcore", "kgdet_d2", None)}
-    before = {name: (list(logger.handlers), logger.propagate) for name, logger in loggers.items()}
-    yield
-    for name, (handlers, propagate) in before.items():
-        loggers[name].handlers[:], loggers[name].propagate = handlers, propagate
-    setup_logger.cache_clear()
 
 
 def train(*arguments):
