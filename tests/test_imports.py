@@ -15,21 +15,23 @@ FLOORS = {
     "layers": {"geometry"},
     "structures": {"schema", "utils"},
     "config_checks": {"schema"},
-    "config": {"config_checks", "schema", "utils"},
+    "config_files": set(),
+    "config": {"config_checks", "config_files", "schema", "utils"},
     "modeling": {"layers", "geometry", "schema"},
     "data": {"structures", "schema", "geometry", "utils"},
     "evaluation": {"structures", "schema", "geometry", "utils"},
     "synthetic": {"schema"},
-    "checkpoint": {"modeling", "schema", "utils"},
+    "checkpoint": {"config", "modeling", "schema", "utils"},
     "visualizer": {"structures", "schema", "utils"},
     "figure_page": {"visualizer", "structures", "schema", "utils"},
+    "install_detectron2": {"utils"},
     "complexity": {"config", "modeling", "layers", "geometry", "schema", "utils"},
 }
 # These may import every floor and those named; any other part, a new one for instance, is an offence.
 HOUSE = FLOORS.keys()
 ABOVE = {
     "engine": HOUSE,
-    "cli": HOUSE | {"engine"},
+    "cli": HOUSE | {"engine", "__version__"},
     "__init__": HOUSE,
 }
 MAY_IMPORT = FLOORS | ABOVE
@@ -86,12 +88,14 @@ def test_imports_keep_to_the_layers():
 def test_the_floors_have_no_circle():
     below = {}
     for part, allowed in MAY_IMPORT.items():
-        assert allowed <= below.keys() | {"__init__"}, f"{part} may import what stands above it or beside it"
+        assert allowed <= below.keys() | {"__init__", "__version__"}, (
+            f"{part} may import what stands above it or beside it"
+        )
         below[part] = allowed
 
 
 def test_reading_a_config_builds_on_no_network():
-    """Follow the imports from config and config_checks; the registering __init__ is left out."""
+    """Follow the imports from config and config_checks; the __init__ is left out, which imports nothing by itself."""
     below = {part: set() for _, part in package_files()}
     for path, part in package_files():
         below[part] |= {name.split(".")[1] for name in names_imported(path) if name.startswith(f"{PACKAGE}.")}
