@@ -95,7 +95,7 @@ def test_the_floors_have_no_circle():
 
 
 def test_reading_a_config_builds_on_no_network():
-    """Follow the imports from config and config_checks; the __init__ is left out, which imports nothing by itself."""
+    """Follow the imports from config and config_checks; __init__ is left out: it imports nothing at once."""
     below = {part: set() for _, part in package_files()}
     for path, part in package_files():
         below[part] |= {name.split(".")[1] for name in names_imported(path) if name.startswith(f"{PACKAGE}.")}
