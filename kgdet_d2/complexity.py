@@ -275,7 +275,8 @@ def _build_countable_model(cfg: CfgNode) -> DenseDetector | GeneralizedRCNN:
     for module in model.modules():
         if isinstance(module, DeformConv):
             # One operator, which can be counted, in place of what the device at hand makes of it.
-            module.forward = partial(deform_conv2d, weight=module.weight, padding=module.padding)
+            forward = partial(deform_conv2d, weight=module.weight, padding=module.padding)
+            module.forward = forward  # type: ignore[method-assign]
     return model
 
 
@@ -380,7 +381,7 @@ def _table(
     parts: dict[str, Complexity], differences: dict[str, Complexity], sums: dict[str, Complexity]
 ) -> str:
     """Return the parts and their sum, then the differences from the paper's system and the sum with them."""
-    rows = []
+    rows: list[list[str] | str] = []
     for terms, (name, counts) in zip((parts, differences), sums.items(), strict=False):
         rows += [_row(term, term_counts) for term, term_counts in terms.items()]
         rows += [SEPARATING_LINE, _row(name, counts)]

@@ -132,11 +132,11 @@ def from_release(
         opts = changes_to(config_file, keys_of(architecture))
         names = mmdet_key_map(**vars(architecture))
     shapes = model_shapes(config_file, opts)
-    model = rename_keys(state, names, {name: shapes.get(ours) for name, ours in names.items() if ours})
+    model = rename_keys(state, names, {name: shapes[ours] for name, ours in names.items() if ours in shapes})
     dropped = {name: state[name] for name, ours in names.items() if not ours}
     dropped = {name: value.item() if value.ndim == 0 else None for name, value in dropped.items()}
-    origin = {**origin, "meta": checkpoint.get("meta", {}), "dropped": dropped}
-    return {"model": model, "__author__": author, "origin": origin}, opts
+    history = {**origin, "meta": checkpoint.get("meta", {}), "dropped": dropped}
+    return {"model": model, "__author__": author, "origin": history}, opts
 
 
 def to_release(

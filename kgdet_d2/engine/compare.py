@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import torch
 import yaml
@@ -210,7 +211,8 @@ def train(runs: Sequence[Run], jobs: int) -> list[str]:
 
     def finish(run: Run) -> str | None:
         error = run.finish(threads)
-        print(error or f"{run.name}: {summary(run.result)}", flush=True)
+        result = run.result
+        print(f"{run.name}: {summary(result)}" if result else error, flush=True)
         return error
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -263,7 +265,7 @@ def measure_costs(runs: Sequence[Run], timed: int) -> list[dict]:
         batches[run.name] = [[mapper(dataset[row])] for row in range(min(timed, len(dataset)))]
         height, width = batches[run.name][0][0]["image"].shape[1:]
         counts = total(count_by_module(cfg, width=width, height=height))
-        cost = {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
+        cost: dict[str, Any] = {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
         cost |= {"size": [height, width], "threads": torch.get_num_threads()}
         costs.append(cost | {"timed_on": hardware(cfg.MODEL.DEVICE)})
     turns = (
@@ -294,7 +296,7 @@ def score(value: dict | None) -> str:
 
 def conditions(rows: list[dict]) -> list[str]:
     """Return lines that say on what the rows were trained and timed, each once."""
-    lines = {}
+    lines: dict[str, None] = {}
     for row in rows:
         for result in row["runs"]:
             packages = ", ".join(f"{name} {version}" for name, version in result["versions"].items())

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -59,7 +61,7 @@ class Trainer(DefaultTrainer):
         return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         """Build the loader of ``DATASETS.TRAIN``."""
         return build_train_loader(cfg)
 
@@ -119,7 +121,7 @@ class MatchingTrainer(Trainer):
     """The trainer of Match R-CNN's matching network: it learns from pairs and is tested on retrieval, too."""
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         """Build the loader of pairs of photos.
 
         Raises:
@@ -143,7 +145,7 @@ class MatchingTrainer(Trainer):
         Returns:
             The scores, with "retrieval" by detected boxes and "retrieval_gt_boxes" by annotated ones.
         """
-        bare = model.module if isinstance(model, DistributedDataParallel) else model
+        bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
         names, similarity = cfg.DATASETS.TEST, bare.roi_heads.matching_head.log_odds
         retrievals = {name: RetrievalEvaluator(name, similarity=similarity) for name in names}
         evaluators = [
@@ -168,7 +170,7 @@ class MatchingTrainer(Trainer):
 
 def unused_parameters(model: nn.Module) -> list[str]:
     """Return the names of parameters that never get a gradient, by the backbone (MODEL.FPN.FULL)."""
-    names = getattr(model.backbone, "unused_parameters", list)()
+    names: list[str] = getattr(model.backbone, "unused_parameters", list)()
     return [f"backbone.{name}" for name in names]
 
 
