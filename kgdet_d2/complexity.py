@@ -18,6 +18,7 @@ matching head embeds; comparing embeddings belongs to no single image.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
@@ -131,14 +132,13 @@ def count_by_module(cfg: CfgNode, width: int = 1280, height: int = 800) -> dict[
         model(torch.empty(1, 3, *padded, device="meta"))
 
     def count(module: str) -> Complexity:
-        path = ".".join(filter(None, (type(model).__name__, module)))
-        operators = products.get_flop_counts().get(path, {})
-        flops = elementwise.get_flop_counts().get(path, {})
-        deformable = operators.get(_DEFORM_CONV, 0)
+        operators = _flops_within(products, model, module)
+        flops = _flops_within(elementwise, model, module)
+        deformable = operators[_DEFORM_CONV]
         return _count_parameters(model.get_submodule(module)) + Complexity(
-            convolution=(sum(operators.values()) - deformable) // 2,  # PyTorch counts a multiply-add twice
+            convolution=(operators.total() - deformable) // 2,  # PyTorch counts a multiply-add twice
             deformable=deformable // 2,
-            elementwise=sum(flops.get(operator, 0) for operator in _ELEMENTWISE),
+            elementwise=sum(flops[operator] for operator in _ELEMENTWISE),
         )
 
     parts = {"backbone": count("backbone")}
@@ -187,6 +187,19 @@ def paper_differences(cfg: CfgNode, width: int = 1280, height: int = 800) -> dic
         levels = len(cfg.MODEL.FPN.OUT_FEATURES)
         differences["a factor for each level's boxes"] = Complexity(parameters=levels, trainable=levels)
     return {name: counts for name, counts in differences.items() if counts != Complexity()}
+
+
+def _flops_within(counter: FlopCounterMode, model: nn.Module, module: str) -> Counter:
+    """Return the counted FLOPs of a submodule, by operator.
+
+    Of one that is not itself called, as a head's stage with methods of its own, the called ones inside count.
+    """
+    flops = counter.get_flop_counts()
+    path = ".".join(filter(None, (type(model).__name__, module)))
+    if path in flops:
+        return Counter(flops[path])
+    names = [name for name, _ in model.get_submodule(module).named_children()]
+    return sum((_flops_within(counter, model, f"{module}.{name}") for name in names), Counter())
 
 
 def _count_parameters(module: nn.Module) -> Complexity:
