@@ -128,7 +128,7 @@ def levels(annotations: AnnotationTable, level: np.ndarray, names: Sequence[str]
 
 
 def has_area(annotations: AnnotationTable) -> np.ndarray:
-    """Bool (G,): boxes with a width and a height. Garments with others are left out in loading."""
+    """bool (G,): boxes with a width and a height. Garments with others are left out in loading."""
     return (_sizes(annotations) > 0).all(axis=1)
 
 
