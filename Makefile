@@ -16,7 +16,7 @@ help:  ## show this list
 setup: $(STAMP)  ## make the virtual environment .venv with everything in it (first time: minutes)
 
 # The stamp is written last: an interrupted setup is taken up again by the next `make`.
-$(STAMP): pyproject.toml constraints.txt $(wildcard tools/*detectron2*.py)
+$(STAMP): pyproject.toml constraints.txt kgdet_d2/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo 'make setup: needs Python 3.10 or newer; name one: make setup PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \

@@ -1,43 +1,13 @@
-"""Turn FLD's text lists into the compact annotation files that kgdet_d2 registers.
+"""Turn FLD's text lists into compact annotation files; the same as ``kgdet prepare fld``."""
 
-    python datasets/prepare_fld.py --root datasets/fld
-
-For each split it writes ``<split>.npz`` and ``<split>_report.tsv``, a line for everything that was left out.
-``lists_report.tsv`` has what concerns no split alone: photos that are in none, wrong numbers of rows.
-"""
-
-import argparse
 import sys
 
-from kgdet_d2.data.convert.cli import exit_status, prepare_parser
-from kgdet_d2.data.convert.fld import SPLITS, read_lists, read_split
-from kgdet_d2.data.convert.records import count_problems, write_report, write_split
-from kgdet_d2.utils.io import atomic_write
+from kgdet_d2 import cli
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = prepare_parser(__doc__, "fld")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: all three")
-    return parser.parse_args(argv)
-
-
-def prepare(arguments: argparse.Namespace) -> None:
-    root, output = arguments.root, arguments.output or arguments.root / "annotations"
-    splits, problems = read_lists(root, strict=arguments.strict)
-    report = output / "lists_report.tsv"
-    with atomic_write(report) as file:
-        write_report(file, problems)
-    if problems:
-        print(f"{report}: {len(problems)} problems\n{count_problems(problems)}", file=sys.stderr)
-    for split in arguments.splits:
-        annotations, problems = read_split(
-            root, split, splits[split], workers=arguments.workers, strict=arguments.strict
-        )
-        write_split(output, split, annotations, problems)
-
-
-def main(argv: list[str] | None = None) -> int:
-    return exit_status(prepare, parse_arguments(argv))
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the arguments are those of the process by default."""
+    return cli.main(["prepare", "fld", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,30 @@
 """KGDet, Keypoint-Guided Fashion Detection (AAAI 2021), as a Detectron2 project.
 
-Importing this package registers its meta-architectures, backbones and datasets with Detectron2.
+As in Detectron2, importing ``kgdet_d2.modeling`` registers the meta-architectures and backbones, importing
+``kgdet_d2.data`` the datasets; ``kgdet_d2.config``, and so the two functions below, import both. The package
+itself imports neither PyTorch nor Detectron2: ``kgdet install-detectron2`` runs before there are any.
 """
 
-import os
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 
-from kgdet_d2 import modeling
-from kgdet_d2.data.register import register_all
+from kgdet_d2.utils.command import DETECTRON2_MISSING
 
-register_all(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+try:
+    __version__ = version("kgdet_d2")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
 
-__all__ = ["modeling"]
+__all__ = ["__version__", "add_kgdet_config", "load_config"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the public functions when they are first used (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module("kgdet_d2.config"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "detectron2":
+            raise
+        raise ImportError(DETECTRON2_MISSING) from error

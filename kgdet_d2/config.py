@@ -1,10 +1,50 @@
-"""Config keys that KGDet and its peers add to Detectron2's, and the reading of a config file."""
+"""Config keys that KGDet and its peers add to Detectron2's, their allowed values, and load_config."""
 
+from math import inf
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
+import kgdet_d2.data
+import kgdet_d2.modeling  # noqa: F401, both register what a config names
 from kgdet_d2.config_checks import check_config
+from kgdet_d2.config_files import find_config
+from kgdet_d2.schema import get_schema
+
+# Allowed words of a key.
+CHOICES = {
+    "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "MODEL.INFERENCE.PRECISION": ("float32", "bfloat16", "float16"),
+    "MODEL.KGDET.AGGREGATION": ("encoding", "selection"),
+    "MODEL.KGDET.LOSS.KEYPOINT_WEIGHTING": ("per_garment", "per_landmark"),
+    "MODEL.KGDET.FLIP_FUSION.MODE": ("image", "feature"),
+    "MODEL.KGDET.FLIP_FUSION.PERMUTATION": ("corrected", "released"),
+    "MODEL.REPPOINTS.KEYPOINTS": ("none", "parallel", "serial"),
+}
+# Lowest and highest number of a key; of PRIOR_PROB and CENTER_SAMPLING_RADIUS these two are excluded.
+RANGES = {
+    "INPUT.COLOR.BRIGHTNESS": (0, 1),
+    "INPUT.COLOR.CONTRAST": (0, 1),
+    "INPUT.COLOR.SATURATION": (0, 1),
+    "MODEL.KGDET.NUM_STAGES": (1, inf),
+    "MODEL.KGDET.NUM_POSITIVES": (1, inf),
+    "MODEL.KGDET.PRIOR_PROB": (0, 1),
+    "MODEL.KGDET.POINTS_GRADIENT": (0, 1),
+    "MODEL.KGDET.MOMENT_GRADIENT": (0, 1),
+    "MODEL.KGDET.SCORE_THRESH_TEST": (0, 1),
+    "MODEL.KGDET.NMS_THRESH_TEST": (0, 1),
+    "MODEL.KGDET.SPARSE_CELLS": (0, inf),
+    "MODEL.RETINANET.NUM_CONVS": (1, inf),
+    "MODEL.RETINANET.PRIOR_PROB": (0, 1),
+    "MODEL.RETINANET.SCORE_THRESH_TEST": (0, 1),
+    "MODEL.RETINANET.NMS_THRESH_TEST": (0, 1),
+    "MODEL.FCOS.NUM_CONVS": (1, inf),
+    "MODEL.FCOS.PRIOR_PROB": (0, 1),
+    "MODEL.FCOS.CENTER_SAMPLING_RADIUS": (0, inf),
+    "MODEL.FCOS.SCORE_THRESH_TEST": (0, 1),
+    "MODEL.FCOS.NMS_THRESH_TEST": (0, 1),
+}
 
 
 def add_kgdet_config(cfg: CfgNode) -> None:
@@ -23,14 +63,14 @@ def add_kgdet_config(cfg: CfgNode) -> None:
 
 
 def _add_backbone_keys(cfg: CfgNode) -> None:
-    # Keep the running statistics of every BatchNorm in the ResNet as they are; weights and biases learn.
+    # Keep the running statistics of every BatchNorm in the ResNet as they are; weights and biases are learnt.
     # (MODEL.RESNETS.NORM "FrozenBN" would fix both.) For backbones named build_*_lean_fpn_backbone.
     cfg.MODEL.BACKBONE.FIXED_BN_STATS = False
-    # Pyramid levels that the detector sees: consecutive ones of p3..p7, strides 8..128 pixels.
+    # Pyramid levels that the head takes: consecutive ones of p3..p7, strides 8..128 pixels.
     # The released model uses p5 alone, the paper's text p5-p7.
     cfg.MODEL.FPN.OUT_FEATURES = ["p5"]
-    # Build and compute all of p3..p7 whatever is asked for, as the release does. Outputs are the same;
-    # the parameters that reach none of them (6,884,352 with p5 alone) count but never learn.
+    # Build and compute all of p3..p7 whatever OUT_FEATURES are, as the release does. Outputs are the same;
+    # the parameters that reach none of them (6,884,352 with p5 alone) count but are never updated.
     cfg.MODEL.FPN.FULL = False
     # What p6 is made of: "res5"; or "p5", with a ReLU between p6 and p7 (FCOS).
     cfg.MODEL.FPN.EXTRAS_FROM = "res5"
@@ -39,9 +79,13 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
 def _add_head_keys(cfg: CfgNode) -> None:
     cfg.MODEL.KGDET = CfgNode()
     kgdet = cfg.MODEL.KGDET
-    # C, garment classes (without background), and K, landmark slots of all classes together.
-    kgdet.NUM_CLASSES = 13
-    kgdet.NUM_KEYPOINTS = 294
+    # The classes and landmarks of every system, by the name of a schema of kgdet_d2.schema: "deepfashion2",
+    # "fld" or one's own, see register_schema. All of DATASETS must have it.
+    kgdet.SCHEMA = "deepfashion2"
+    # C, garment classes (without background), and K, landmark slots of all classes together. 0: the schema's;
+    # any other number than the schema's is refused.
+    kgdet.NUM_CLASSES = 0
+    kgdet.NUM_KEYPOINTS = 0
     # T, stages of the cascade, the first one included.
     kgdet.NUM_STAGES = 3
     # Informative points of a stage: "encoding", a 1x1 convolution of all its landmarks, or "selection", the n
@@ -54,21 +98,21 @@ def _add_head_keys(cfg: CfgNode) -> None:
     kgdet.CONV_DIM = 256
     kgdet.NUM_CONVS = 3
     kgdet.NORM = "GN"
-    # Score of every class, and visibility of every landmark, at every cell before training, 0..1.
+    # Score of every class, and visibility of every landmark, at every location before training, 0..1.
     kgdet.PRIOR_PROB = 0.01
     # Share of the gradient that flows from an aggregation back into the points it samples at, and from the
     # boxes into the two scales of the moment transform (lambda_x, lambda_y).
     kgdet.POINTS_GRADIENT = 0.1
     kgdet.MOMENT_GRADIENT = 0.01
-    # k, cells nearest to a garment's centre that answer for it: 25 in the release, 9 in the paper.
+    # k, locations nearest to a garment's centre that are its positives: 25 in the release, 9 in the paper.
     kgdet.NUM_POSITIVES = 25
-    # Inference: detections score above it; cells looked at per level; IoU above which, within a class, the
-    # lower score goes. TEST.DETECTIONS_PER_IMAGE limits what is left.
+    # Inference: detections score above it; candidates per level, best scores first; IoU above which, within a
+    # class, the lower score is suppressed. TEST.DETECTIONS_PER_IMAGE limits what is left.
     kgdet.SCORE_THRESH_TEST = 0.05
     kgdet.TOPK_CANDIDATES_TEST = 1000
     kgdet.NMS_THRESH_TEST = 0.5
-    # Inference: stages after the first are computed at so many cells of an image, those that the first one
-    # scores best, and there alone are detections. 0: at all cells.
+    # Inference: stages after the first are computed at so many locations of an image, those that the first
+    # one scores best, and there alone are detections. 0: at all locations.
     kgdet.SPARSE_CELLS = 0
 
 
@@ -96,20 +140,21 @@ def _add_loss_keys(cfg: CfgNode) -> None:
 def _add_flip_fusion_keys(cfg: CfgNode) -> None:
     cfg.MODEL.KGDET.FLIP_FUSION = CfgNode()
     flip = cfg.MODEL.KGDET.FLIP_FUSION
-    # Average what the network says of an image and of its mirror ("flip" in Table 4): at inference, and
-    # in training too. The second pass costs as much as the first.
+    # Average what the network predicts for an image and for its mirror image ("flip" in Table 4): at
+    # inference, and in training too. The second pass costs as much as the first.
     flip.ENABLED = False
     flip.IN_TRAINING = False
-    # What is mirrored: "image" (paper; the whole network runs twice) or "feature" maps (release; the head).
+    # Input of the second pass: the mirrored "image" (paper; the whole network runs twice) or mirrored
+    # "feature" maps (release; the head runs twice).
     flip.MODE = "image"
     # Left and right landmarks: "corrected", the schema's, or "released", with the release's wrong pairs in
-    # short sleeve outwear. NUM_KEYPOINTS tells the schema: 294 DeepFashion2's, 8 FLD's.
+    # short sleeve outwear (DeepFashion2 only).
     flip.PERMUTATION = "corrected"
 
 
 def _add_input_keys(cfg: CfgNode) -> None:
-    # Training only. Large-scale jitter by a factor from (min, max), for instance (0.1, 2.0): the photo is
-    # fitted into a square of factor x MAX_SIZE_TRAIN pixels, and of what is larger than MAX_SIZE_TRAIN a
+    # Training only. Large-scale jitter by a factor from (min, max), for instance (0.1, 2.0): the image is
+    # fitted into a square of factor x MAX_SIZE_TRAIN pixels, and from an image larger than MAX_SIZE_TRAIN a
     # random part is cropped. It takes the place of MIN_SIZE_TRAIN. () is off.
     cfg.INPUT.SCALE_JITTER = ()
     # Training only, with FORMAT "RGB". Largest change x, 0..1, of each: its factor is drawn from 1 - x to
@@ -126,8 +171,8 @@ def _add_reppoints_keys(cfg: CfgNode) -> None:
     # Landmarks: "none"; "parallel", by a branch beside the points' (RepPoints-Kp); or "serial", with points
     # that are encoded from the landmarks as KGDet's are.
     cfg.MODEL.REPPOINTS.KEYPOINTS = "none"
-    # From the second stage on, a cell whose box has an IoU with every garment below the first is background;
-    # from the second one on it is the garment's; between them it is ignored.
+    # From the second stage on, a location whose box has an IoU below the first number with every garment is
+    # background; with an IoU of at least the second number it is the garment's; between them it is ignored.
     cfg.MODEL.REPPOINTS.IOU_THRESHOLDS = [0.4, 0.5]
 
 
@@ -135,8 +180,8 @@ def _add_match_rcnn_keys(cfg: CfgNode) -> None:
     # The matching network of META_ARCHITECTURE "MatchRCNN", which has ROI_HEADS.NAME "MatchRCNNHeads".
     cfg.MODEL.MATCHING = CfgNode()
     matching = cfg.MODEL.MATCHING
-    # Learn all losses jointly (the paper). Otherwise the matching network alone learns, and the detector
-    # stays as it is in WEIGHTS.
+    # Train with all losses jointly (the paper). Otherwise the matching network alone is trained, and the
+    # detector stays as it is in WEIGHTS.
     matching.TRAIN_DETECTOR = False
     # Side of the pooled features in cells; output channels of each convolution; D, numbers of an embedding.
     matching.POOLER_RESOLUTION = 14
@@ -147,15 +192,17 @@ def _add_match_rcnn_keys(cfg: CfgNode) -> None:
 
 
 def _add_fcos_keys(cfg: CfgNode) -> None:
-    # META_ARCHITECTURE "FCOS". What has a namesake in Detectron2's MODEL.RETINANET means the same.
+    # META_ARCHITECTURE "FCOS". A key with a namesake in Detectron2's MODEL.RETINANET means the same.
     cfg.MODEL.FCOS = CfgNode()
     fcos = cfg.MODEL.FCOS
-    fcos.NUM_CLASSES = 13
+    # 0: as many as MODEL.KGDET.SCHEMA has.
+    fcos.NUM_CLASSES = 0
     # Convolutions in each of the two towers, and their normalisation.
     fcos.NUM_CONVS = 4
     fcos.NORM = "GN"
     fcos.PRIOR_PROB = 0.01
-    # A cell in a garment answers for it if it lies less than so many strides, in x and in y, from its centre.
+    # A location in a garment is its positive if it lies less than so many strides, in x and in y, from its
+    # centre.
     fcos.CENTER_SAMPLING_RADIUS = 1.5
     fcos.FOCAL_LOSS_ALPHA = 0.25
     fcos.FOCAL_LOSS_GAMMA = 2.0
@@ -166,32 +213,33 @@ def _add_fcos_keys(cfg: CfgNode) -> None:
 
 
 def _add_inference_keys(cfg: CfgNode) -> None:
-    # What kgdet_d2.modeling.for_inference makes of a trained model of any architecture. Without effect in
-    # training.
+    # How kgdet_d2.modeling.optimize_for_inference changes a trained model of any architecture. Without effect
+    # in training.
     cfg.MODEL.INFERENCE = CfgNode()
     inference = cfg.MODEL.INFERENCE
     # Fold BatchNorm, frozen or not, into the convolutions before it.
     inference.FUSE_BN = False
     # Memory format of the convolutions' weights and maps.
     inference.CHANNELS_LAST = False
-    # In what layers compute: "float32", "bfloat16" or, on CUDA alone, "float16" (autocast). Points, boxes and
+    # The layers' precision: "float32", "bfloat16" or, on CUDA alone, "float16" (autocast). Points, boxes and
     # scores are float32.
     inference.PRECISION = "float32"
-    # torch.compile of backbone and towers, on CUDA with CUDA graphs. The first photo then takes a minute.
+    # torch.compile of backbone and towers, on CUDA with CUDA graphs. The first image then takes a minute.
     inference.COMPILE = False
     # On CPU, with glibc: memory that tensors free stays with the process, for all that runs in it.
     inference.KEEP_MEMORY = False
 
 
 def load_config(config_file: str, opts: list[str]) -> CfgNode:
-    """The checked and frozen config of a yaml file and KEY VALUE overrides.
+    """Read a yaml file and KEY VALUE overrides into a checked and frozen config.
+
+    Numbers of classes and landmarks that are 0 become those of ``MODEL.KGDET.SCHEMA``.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a key that does not exist, or values that contradict one another.
+        ValueError: a key or schema that does not exist, or values that contradict one another.
     """
-    if not Path(config_file).is_file():
-        raise FileNotFoundError(f"config file {config_file!r} does not exist")
+    config_file = str(find_config(config_file))
     cfg = get_cfg()
     add_kgdet_config(cfg)
     try:
@@ -199,16 +247,29 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
         cfg.merge_from_list(opts)
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"config {config_file!r} with {opts}: {error}") from error
-    check_config(cfg)
+    _fill_in_numbers(cfg)
+    check_config(cfg, CHOICES, RANGES)
     cfg.freeze()
     return cfg
 
 
+def _fill_in_numbers(cfg: CfgNode) -> None:
+    """Replace the zeros that stand for the schema's numbers."""
+    try:
+        schema = get_schema(cfg.MODEL.KGDET.SCHEMA)
+    except ValueError as error:
+        raise ValueError(f"config: MODEL.KGDET.SCHEMA: {error}") from error
+    cfg.MODEL.KGDET.NUM_CLASSES = cfg.MODEL.KGDET.NUM_CLASSES or schema.num_classes
+    cfg.MODEL.KGDET.NUM_KEYPOINTS = cfg.MODEL.KGDET.NUM_KEYPOINTS or schema.num_keypoints
+    cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.FCOS.NUM_CLASSES or schema.num_classes
+
+
 def check_weights(cfg: CfgNode, *, required: bool) -> None:
-    """Refuse a MODEL.WEIGHTS that names a local file which is not there, or none where one is ``required``.
+    """Refuse a MODEL.WEIGHTS that names a missing local file, or none where weights are ``required``.
 
     Raises:
-        ValueError: no weights are named. FileNotFoundError: the named file does not exist.
+        ValueError: no weights are named.
+        FileNotFoundError: the named file does not exist.
     """
     weights = cfg.MODEL.WEIGHTS
     if not weights and required:

@@ -1,73 +1,116 @@
-"""The check that a config's values fit together, each system's on its own."""
+"""The checks of a config: values against tables, and contradictions between keys by functions."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
+from math import inf
+from typing import Any
 
 from detectron2.config import CfgNode
 
-from kgdet_d2.modeling.heads.kgdet_head import AGGREGATIONS
-from kgdet_d2.modeling.heads.reppoints_head import KEYPOINTS
-from kgdet_d2.modeling.losses import KEYPOINT_WEIGHTINGS
-from kgdet_d2.modeling.optimize import PRECISIONS
-from kgdet_d2.schema import schema_of
+from kgdet_d2.schema import get_schema
 
 logger = logging.getLogger(__name__)
-_FLIPS = ("horizontal", "vertical", "none")
+
+_ENDS_EXCLUDED = ("PRIOR_PROB", "CENTER_SAMPLING_RADIUS")  # keys whose range is open
+# The nodes of MODEL that an architecture reads. Those of the others are not checked.
+_NODES = {
+    "KGDet": ("KGDET",),
+    "RepPoints": ("KGDET", "REPPOINTS"),
+    "RetinaNet": ("RETINANET",),
+    "FCOS": ("FCOS",),
+}
 _CROP_TYPES = ("relative_range", "relative", "absolute", "absolute_range")
+_ODD_SQUARES = [side**2 for side in range(3, 16, 2)]
 
 
-def check_config(cfg: CfgNode) -> None:
-    """Refuse values that contradict one another.
+def check_config(
+    cfg: CfgNode, choices: Mapping[str, Iterable[str]], ranges: Mapping[str, tuple[float, float]]
+) -> None:
+    """Refuse values that are not allowed or contradict one another.
+
+    Args:
+        cfg: the config.
+        choices: key -> allowed words.
+        ranges: key -> lowest and highest number.
 
     Raises:
-        ValueError: lists every contradiction found, by key, with what was expected and what was found.
+        ValueError: lists every problem found, by key, with what was expected and what was found.
     """
-    problems = [*_solver_problems(cfg), *_input_problems(cfg), *_inference_problems(cfg)]
-    if cfg.MODEL.META_ARCHITECTURE == "KGDet":
-        problems += [*_head_problems(cfg), *_aggregation_problems(cfg)]
-        problems += [*_loss_problems(cfg), *_landmark_problems(cfg), *_flip_fusion_problems(cfg)]
-    if cfg.MODEL.META_ARCHITECTURE == "RepPoints":
-        problems += [*_head_problems(cfg), *_aggregation_problems(cfg)]
-        problems += [*_loss_problems(cfg), *_reppoints_problems(cfg)]
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        problems += _retinanet_problems(cfg)
-    if cfg.MODEL.META_ARCHITECTURE == "FCOS":
-        problems += _fcos_problems(cfg)
-    if cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "MatchRCNN"):
-        problems += _match_rcnn_problems(cfg)
+    problems = [*_table_problems(cfg, choices, ranges), *_solver_problems(cfg), *_input_problems(cfg)]
+    check_system = _SYSTEMS.get(cfg.MODEL.META_ARCHITECTURE)
+    if check_system is not None:
+        problems += check_system(cfg)
     if problems:
         raise ValueError("config: " + "; ".join(problems))
     if cfg.INPUT.SCALE_JITTER:
         logger.warning("INPUT.MIN_SIZE_TRAIN has no effect: INPUT.SCALE_JITTER takes its place")
 
 
-def _solver_problems(cfg: CfgNode):
+def get_value(cfg: CfgNode, key: str) -> Any:
+    """Return the value of a dotted key."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = node[name]
+    return node
+
+
+def _table_problems(cfg, choices, ranges) -> Iterator[str]:
+    nodes = ("INFERENCE", *_NODES.get(cfg.MODEL.META_ARCHITECTURE, ()))
+    for key in [*choices, *ranges]:
+        section, node = key.split(".")[:2]
+        if section == "MODEL" and node not in nodes:
+            continue
+        value = get_value(cfg, key)
+        if key in choices and value not in choices[key]:
+            yield f"{key}: expected {_any_of(choices[key])}, got {value!r}"
+        if key in ranges:
+            yield from _range_problems(key, value, *ranges[key])
+
+
+def _range_problems(key: str, value: float, low: float, high: float) -> Iterator[str]:
+    if key.endswith(_ENDS_EXCLUDED):
+        fits = low < value < high
+        expected = f"a number above {low}" if high == inf else f"a number between {low} and {high}"
+    else:
+        fits = low <= value <= high
+        expected = f"at least {low}" if high == inf else f"{low}..{high}"
+    if not fits:
+        yield f"{key}: expected {expected}, got {value}"
+
+
+def _any_of(names: Iterable[str]) -> str:
+    return " or ".join(map(repr, names))
+
+
+def _expect(cfg: CfgNode, key: str, expected: Any, reason: str) -> Iterator[str]:
+    value = get_value(cfg, key)
+    if value != expected:
+        yield f"{key}: expected {expected!r}{reason}, got {value!r}"
+
+
+# --- what every system reads ---
+
+
+def _solver_problems(cfg: CfgNode) -> Iterator[str]:
     late = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_ITER]
     if late:
         yield f"SOLVER.STEPS: expected steps below SOLVER.MAX_ITER = {cfg.SOLVER.MAX_ITER}, got {late}"
-    if cfg.SOLVER.OPTIMIZER not in ("SGD", "ADAMW"):
-        yield f"SOLVER.OPTIMIZER: expected 'SGD' or 'ADAMW', got {cfg.SOLVER.OPTIMIZER!r}"
 
 
-def _input_problems(cfg: CfgNode):
-    jitter, color, crop = cfg.INPUT.SCALE_JITTER, cfg.INPUT.COLOR, cfg.INPUT.CROP
+def _input_problems(cfg: CfgNode) -> Iterator[str]:
+    jitter, crop = cfg.INPUT.SCALE_JITTER, cfg.INPUT.CROP
     if jitter and not (len(jitter) == 2 and 0 < jitter[0] <= jitter[1]):
         yield f"INPUT.SCALE_JITTER: expected () or two rising factors above 0, got {jitter}"
-    for key, change in color.items():
-        if not 0 <= change <= 1:
-            yield f"INPUT.COLOR.{key}: expected 0..1, got {change}"
-    if any(color.values()) and cfg.INPUT.FORMAT != "RGB":
-        yield f"INPUT.FORMAT: expected 'RGB', which INPUT.COLOR needs, got {cfg.INPUT.FORMAT!r}"
-    if cfg.INPUT.RANDOM_FLIP not in _FLIPS:
-        yield f"INPUT.RANDOM_FLIP: expected {_any_of(_FLIPS)}, got {cfg.INPUT.RANDOM_FLIP!r}"
+    if any(cfg.INPUT.COLOR.values()):
+        yield from _expect(cfg, "INPUT.FORMAT", "RGB", ", which INPUT.COLOR needs")
     if crop.ENABLED:
         yield from _crop_problems(crop)
     if cfg.MODEL.MASK_ON and (crop.ENABLED or jitter) and find_spec("shapely") is None:
         yield "MODEL.MASK_ON: polygons are cropped by shapely, which is missing: pip install shapely"
 
 
-def _crop_problems(crop: CfgNode):
+def _crop_problems(crop: CfgNode) -> Iterator[str]:
     if crop.TYPE not in _CROP_TYPES:
         yield f"INPUT.CROP.TYPE: expected {_any_of(_CROP_TYPES)}, got {crop.TYPE!r}"
         return
@@ -80,186 +123,141 @@ def _crop_problems(crop: CfgNode):
         yield f"INPUT.CROP.SIZE: expected {expected}, with TYPE {crop.TYPE!r}, got {crop.SIZE}"
 
 
-def _inference_problems(cfg: CfgNode):
-    precision = cfg.MODEL.INFERENCE.PRECISION
-    if precision not in PRECISIONS:
-        yield f"MODEL.INFERENCE.PRECISION: expected {_any_of(PRECISIONS)}, got {precision!r}"
+# --- parts of systems ---
 
 
-def _head_problems(cfg: CfgNode):
-    kgdet = cfg.MODEL.KGDET
-    if kgdet.NUM_STAGES < 1:
-        yield f"MODEL.KGDET.NUM_STAGES: expected at least 1, got {kgdet.NUM_STAGES}"
-    if kgdet.NUM_POSITIVES < 1:
-        yield f"MODEL.KGDET.NUM_POSITIVES: expected at least 1, got {kgdet.NUM_POSITIVES}"
-    if not 0 < kgdet.PRIOR_PROB < 1:
-        yield f"MODEL.KGDET.PRIOR_PROB: expected a number between 0 and 1, got {kgdet.PRIOR_PROB}"
-    for key in ("POINTS_GRADIENT", "MOMENT_GRADIENT", "SCORE_THRESH_TEST", "NMS_THRESH_TEST"):
-        if not 0 <= kgdet[key] <= 1:
-            yield f"MODEL.KGDET.{key}: expected 0..1, got {kgdet[key]}"
-    yield from _sparse_problems(cfg)
-    yield from _group_problems("MODEL.KGDET.CONV_DIM", kgdet.CONV_DIM, kgdet.NORM)
-    yield from _group_problems("MODEL.FPN.OUT_CHANNELS", cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM)
+def _schema_problems(cfg: CfgNode, node: str, *names: str) -> Iterator[str]:
+    """Compare a node's NUM_CLASSES, NUM_KEYPOINTS with the schema's."""
+    schema = get_schema(cfg.MODEL.KGDET.SCHEMA)
+    for name in names:
+        reason = f", as MODEL.KGDET.SCHEMA {schema.name!r} has it"
+        yield from _expect(cfg, f"MODEL.{node}.{name}", getattr(schema, name.lower()), reason)
 
 
-def _sparse_problems(cfg: CfgNode):
-    kgdet = cfg.MODEL.KGDET
-    if kgdet.SPARSE_CELLS < 0:
-        yield f"MODEL.KGDET.SPARSE_CELLS: expected at least 0, got {kgdet.SPARSE_CELLS}"
-    obstacles = {
-        "RepPoints, whose first stage has no scores to choose by": cfg.MODEL.META_ARCHITECTURE == "RepPoints",
-        "one stage, there being no later ones": kgdet.NUM_STAGES == 1,
-        "FLIP_FUSION, whose two passes would choose different cells": kgdet.FLIP_FUSION.ENABLED,
-    }
-    for obstacle, is_there in obstacles.items():
-        if kgdet.SPARSE_CELLS and is_there:
-            yield f"MODEL.KGDET.SPARSE_CELLS: expected 0 with {obstacle}, got {kgdet.SPARSE_CELLS}"
-
-
-def _group_problems(key: str, channels: int, *norms: str):
+def _group_problems(key: str, channels: int, *norms: str) -> Iterator[str]:
     if "GN" in norms and channels % 32:
         yield f"{key}: expected a multiple of GroupNorm's 32 groups, got {channels}"
 
 
-def _aggregation_problems(cfg: CfgNode):
-    aggregation, columns = cfg.MODEL.KGDET.AGGREGATION, cfg.MODEL.KGDET.COLUMNS
-    odd_squares = [side**2 for side in range(3, 16, 2)]
-    if not columns or not set(columns) <= set(odd_squares):
-        yield f"MODEL.KGDET.COLUMNS: expected some of {odd_squares}, got {columns}"
-    if aggregation not in AGGREGATIONS:
-        yield f"MODEL.KGDET.AGGREGATION: expected {_any_of(AGGREGATIONS)}, got {aggregation!r}"
-    keypoints = cfg.MODEL.KGDET.NUM_KEYPOINTS
-    if aggregation == "selection" and (len(columns) != 1 or columns[0] > keypoints):
-        yield (
-            "MODEL.KGDET.COLUMNS: expected with AGGREGATION 'selection' one number, at most "
-            f"MODEL.KGDET.NUM_KEYPOINTS = {keypoints}, got {columns}"
-        )
-
-
-def _loss_problems(cfg: CfgNode):
-    loss, stages = cfg.MODEL.KGDET.LOSS, cfg.MODEL.KGDET.NUM_STAGES
-    if len(loss.STAGE_WEIGHTS) != stages:
-        yield (
-            f"MODEL.KGDET.LOSS.STAGE_WEIGHTS: expected MODEL.KGDET.NUM_STAGES = {stages} numbers, "
-            f"got {loss.STAGE_WEIGHTS}"
-        )
-    yield from _gamma_problems("MODEL.KGDET.LOSS.FOCAL_GAMMA", loss.FOCAL_GAMMA)
-    if loss.KEYPOINT_WEIGHTING not in KEYPOINT_WEIGHTINGS:
-        yield (
-            f"MODEL.KGDET.LOSS.KEYPOINT_WEIGHTING: expected {_any_of(KEYPOINT_WEIGHTINGS)}, "
-            f"got {loss.KEYPOINT_WEIGHTING!r}"
-        )
-
-
-def _gamma_problems(key: str, gamma: float):
+def _gamma_problems(key: str, gamma: float) -> Iterator[str]:
     if gamma != 0 and gamma < 1:
+        reason = "for between them the gradient is infinite where a score reaches 1"
+        yield f"{key}: expected 0 or at least 1, {reason}, got {gamma}"
+
+
+def _point_set_problems(cfg: CfgNode) -> Iterator[str]:
+    """Check what KGDet and RepPoints share."""
+    kgdet, fpn = cfg.MODEL.KGDET, cfg.MODEL.FPN
+    yield from _schema_problems(cfg, "KGDET", "NUM_CLASSES", "NUM_KEYPOINTS")
+    yield from _group_problems("MODEL.KGDET.CONV_DIM", kgdet.CONV_DIM, kgdet.NORM)
+    yield from _group_problems("MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS, fpn.NORM)
+    yield from _gamma_problems("MODEL.KGDET.LOSS.FOCAL_GAMMA", kgdet.LOSS.FOCAL_GAMMA)
+    if not kgdet.COLUMNS or not set(kgdet.COLUMNS) <= set(_ODD_SQUARES):
+        yield f"MODEL.KGDET.COLUMNS: expected some of {_ODD_SQUARES}, got {kgdet.COLUMNS}"
+    if len(kgdet.LOSS.STAGE_WEIGHTS) != kgdet.NUM_STAGES:
         yield (
-            f"{key}: expected 0 or at least 1, for between them the gradient is infinite where a score "
-            f"reaches 1, got {gamma}"
+            f"MODEL.KGDET.LOSS.STAGE_WEIGHTS: expected MODEL.KGDET.NUM_STAGES = {kgdet.NUM_STAGES} numbers, "
+            f"got {kgdet.LOSS.STAGE_WEIGHTS}"
         )
+    if kgdet.NUM_STAGES == 1:
+        reason = " with one stage, there being no later ones"
+        yield from _expect(cfg, "MODEL.KGDET.SPARSE_CELLS", 0, reason)
 
 
-def _any_of(names: Iterable[str]) -> str:
-    return " or ".join(map(repr, names))
-
-
-def _landmark_problems(cfg: CfgNode):
-    if not cfg.MODEL.KEYPOINT_ON:
-        yield "MODEL.KEYPOINT_ON: expected True, since the model learns from landmarks, got False"
-    least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-    if least:
-        yield (
-            "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE: expected 0, since photos whose "
-            f"garments have no landmark still teach boxes, got {least}"
-        )
-    sigmas, keypoints = cfg.TEST.KEYPOINT_OKS_SIGMAS, cfg.MODEL.KGDET.NUM_KEYPOINTS
-    if sigmas and len(sigmas) != keypoints:
+def _keypoint_problems(cfg: CfgNode) -> Iterator[str]:
+    yield from _expect(cfg, "MODEL.KEYPOINT_ON", True, ", since the model learns from landmarks")
+    reason = ", since boxes are learnt from images whose garments have no landmark, too"
+    yield from _expect(cfg, "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE", 0, reason)
+    sigmas, count = cfg.TEST.KEYPOINT_OKS_SIGMAS, cfg.MODEL.KGDET.NUM_KEYPOINTS
+    if sigmas and len(sigmas) != count:
         yield (
             f"TEST.KEYPOINT_OKS_SIGMAS: expected none (the dataset's own) or MODEL.KGDET.NUM_KEYPOINTS = "
-            f"{keypoints} numbers, got {len(sigmas)}"
+            f"{count} numbers, got {len(sigmas)}"
         )
 
 
-def _flip_fusion_problems(cfg: CfgNode):
-    flip = cfg.MODEL.KGDET.FLIP_FUSION
-    for key, allowed in (("MODE", ("image", "feature")), ("PERMUTATION", ("corrected", "released"))):
-        if flip[key] not in allowed:
-            yield f"MODEL.KGDET.FLIP_FUSION.{key}: expected one of {allowed}, got {flip[key]!r}"
-    if flip.IN_TRAINING and not flip.ENABLED:
-        yield "MODEL.KGDET.FLIP_FUSION.IN_TRAINING: expected False where ENABLED is False, got True"
+def _box_detector_problems(cfg: CfgNode, node: str) -> Iterator[str]:
+    """Check one of Detectron2's dense detectors, whose keys are in ``MODEL.<node>``."""
+    detector, fpn = cfg.MODEL[node], cfg.MODEL.FPN
+    yield from _expect(cfg, "MODEL.KEYPOINT_ON", False, ", since the model has boxes alone")
+    yield from _gamma_problems(f"MODEL.{node}.FOCAL_LOSS_GAMMA", detector.FOCAL_LOSS_GAMMA)
+    yield from _group_problems("MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS, fpn.NORM, detector.NORM)
 
 
-def _reppoints_problems(cfg: CfgNode):
+# --- systems ---
+
+
+def _kgdet_problems(cfg: CfgNode) -> Iterator[str]:
+    kgdet, flip = cfg.MODEL.KGDET, cfg.MODEL.KGDET.FLIP_FUSION
+    yield from _point_set_problems(cfg)
+    yield from _keypoint_problems(cfg)
+    fits = len(kgdet.COLUMNS) == 1 and kgdet.COLUMNS[0] <= kgdet.NUM_KEYPOINTS
+    if kgdet.AGGREGATION == "selection" and not fits:
+        yield (
+            "MODEL.KGDET.COLUMNS: expected with AGGREGATION 'selection' one number, at most "
+            f"MODEL.KGDET.NUM_KEYPOINTS = {kgdet.NUM_KEYPOINTS}, got {kgdet.COLUMNS}"
+        )
+    if flip.ENABLED:
+        reason = " with FLIP_FUSION, whose two passes would choose different cells"
+        yield from _expect(cfg, "MODEL.KGDET.SPARSE_CELLS", 0, reason)
+    else:
+        yield from _expect(cfg, "MODEL.KGDET.FLIP_FUSION.IN_TRAINING", False, " where ENABLED is False")
+
+
+def _reppoints_problems(cfg: CfgNode) -> Iterator[str]:
     kgdet, reppoints = cfg.MODEL.KGDET, cfg.MODEL.REPPOINTS
+    yield from _point_set_problems(cfg)
     if kgdet.NUM_STAGES < 2:
         yield f"MODEL.KGDET.NUM_STAGES: expected at least 2, the first has no classes, got {kgdet.NUM_STAGES}"
     thresholds = reppoints.IOU_THRESHOLDS
     if len(thresholds) != 2 or not 0 < thresholds[0] <= thresholds[1] <= 1:
-        yield (
-            "MODEL.REPPOINTS.IOU_THRESHOLDS: expected two rising numbers above 0 and up to 1, "
-            f"got {thresholds}"
-        )
-    if reppoints.KEYPOINTS not in KEYPOINTS:
-        yield f"MODEL.REPPOINTS.KEYPOINTS: expected {_any_of(KEYPOINTS)}, got {reppoints.KEYPOINTS!r}"
-    if reppoints.KEYPOINTS != "none":
-        yield from _landmark_problems(cfg)
-    elif cfg.MODEL.KEYPOINT_ON:
-        yield "MODEL.KEYPOINT_ON: expected False with MODEL.REPPOINTS.KEYPOINTS 'none', got True"
-    if kgdet.AGGREGATION != "encoding":
-        yield f"MODEL.KGDET.AGGREGATION: expected 'encoding' with RepPoints, got {kgdet.AGGREGATION!r}"
-    if kgdet.FLIP_FUSION.ENABLED:
-        yield "MODEL.KGDET.FLIP_FUSION.ENABLED: expected False with RepPoints, which has none, got True"
+        expected = "two rising numbers above 0 and up to 1"
+        yield f"MODEL.REPPOINTS.IOU_THRESHOLDS: expected {expected}, got {thresholds}"
+    if reppoints.KEYPOINTS == "none":
+        yield from _expect(cfg, "MODEL.KEYPOINT_ON", False, " with MODEL.REPPOINTS.KEYPOINTS 'none'")
+    else:
+        yield from _keypoint_problems(cfg)
+    reason = " with RepPoints, whose first stage has no scores to choose by"
+    yield from _expect(cfg, "MODEL.KGDET.SPARSE_CELLS", 0, reason)
+    yield from _expect(cfg, "MODEL.KGDET.AGGREGATION", "encoding", " with RepPoints")
+    yield from _expect(cfg, "MODEL.KGDET.FLIP_FUSION.ENABLED", False, " with RepPoints, which has none")
 
 
-def _retinanet_problems(cfg: CfgNode):
+def _retinanet_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _box_detector_problems(cfg, "RETINANET")
+    if not cfg.MODEL.BACKBONE.NAME.endswith("lean_fpn_backbone"):
+        return  # Detectron2's own system, which may be of any dataset
+    yield from _schema_problems(cfg, "RETINANET", "NUM_CLASSES")
     levels, made = cfg.MODEL.RETINANET.IN_FEATURES, cfg.MODEL.FPN.OUT_FEATURES
-    if cfg.MODEL.BACKBONE.NAME.endswith("lean_fpn_backbone") and levels != made:
+    if levels != made:
         yield f"MODEL.RETINANET.IN_FEATURES: expected MODEL.FPN.OUT_FEATURES = {made}, got {levels}"
 
 
-def _fcos_problems(cfg: CfgNode):
+def _fcos_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _box_detector_problems(cfg, "FCOS")
-    radius = cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS
-    if radius <= 0:
-        yield f"MODEL.FCOS.CENTER_SAMPLING_RADIUS: expected a number above 0, got {radius}"
+    yield from _schema_problems(cfg, "FCOS", "NUM_CLASSES")
 
 
-def _box_detector_problems(cfg: CfgNode, name: str):
-    """Of Detectron2's dense detectors; ``name`` is that of their keys' node."""
-    own, fpn = cfg.MODEL[name], cfg.MODEL.FPN
-    if cfg.MODEL.KEYPOINT_ON:
-        yield "MODEL.KEYPOINT_ON: expected False, since the model has boxes alone, got True"
-    for key in ("NUM_CLASSES", "NUM_CONVS"):
-        if own[key] < 1:
-            yield f"MODEL.{name}.{key}: expected at least 1, got {own[key]}"
-    if not 0 < own.PRIOR_PROB < 1:
-        yield f"MODEL.{name}.PRIOR_PROB: expected a number between 0 and 1, got {own.PRIOR_PROB}"
-    for key in ("SCORE_THRESH_TEST", "NMS_THRESH_TEST"):
-        if not 0 <= own[key] <= 1:
-            yield f"MODEL.{name}.{key}: expected 0..1, got {own[key]}"
-    yield from _gamma_problems(f"MODEL.{name}.FOCAL_LOSS_GAMMA", own.FOCAL_LOSS_GAMMA)
-    yield from _group_problems("MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS, fpn.NORM, own.NORM)
-
-
-def _match_rcnn_problems(cfg: CfgNode):
-    heads, landmark_head = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_KEYPOINT_HEAD
-    if landmark_head.NAME == "GarmentKeypointHead":
-        try:
-            schema = schema_of(landmark_head.NUM_KEYPOINTS)
-        except ValueError as error:
-            yield f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS: {error}"
-        else:
-            if heads.NUM_CLASSES != schema.num_classes:
-                yield (
-                    f"MODEL.ROI_HEADS.NUM_CLASSES: expected {schema.num_classes}, the classes of the "
-                    f"{schema.num_keypoints} landmarks, got {heads.NUM_CLASSES}"
-                )
-    matching = cfg.MODEL.META_ARCHITECTURE == "MatchRCNN"
-    if matching != (heads.NAME == "MatchRCNNHeads"):
+def _rcnn_problems(cfg: CfgNode) -> Iterator[str]:
+    heads, architecture = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.META_ARCHITECTURE
+    if cfg.MODEL.ROI_KEYPOINT_HEAD.NAME == "GarmentKeypointHead":
+        yield from _schema_problems(cfg, "ROI_HEADS", "NUM_CLASSES")
+        yield from _schema_problems(cfg, "ROI_KEYPOINT_HEAD", "NUM_KEYPOINTS")
+    matching = architecture == "MatchRCNN"
+    if matching != (heads == "MatchRCNNHeads"):
         yield (
             "MODEL.ROI_HEADS.NAME: expected 'MatchRCNNHeads' with META_ARCHITECTURE 'MatchRCNN' and with no "
-            f"other, got {heads.NAME!r} with {cfg.MODEL.META_ARCHITECTURE!r}"
+            f"other, got {heads!r} with {architecture!r}"
         )
     if matching and cfg.SOLVER.IMS_PER_BATCH % 2:
-        yield f"SOLVER.IMS_PER_BATCH: expected pairs of photos, got {cfg.SOLVER.IMS_PER_BATCH}"
+        yield f"SOLVER.IMS_PER_BATCH: expected pairs of images, got {cfg.SOLVER.IMS_PER_BATCH}"
+
+
+_SYSTEMS: dict[str, Callable[[CfgNode], Iterator[str]]] = {
+    "KGDet": _kgdet_problems,
+    "RepPoints": _reppoints_problems,
+    "RetinaNet": _retinanet_problems,
+    "FCOS": _fcos_problems,
+    "GeneralizedRCNN": _rcnn_problems,
+    "MatchRCNN": _rcnn_problems,
+}

@@ -1,4 +1,4 @@
-"""What training does to photos: Detectron2's augmentations, as the config asks."""
+"""Detectron2's augmentations of training images, as ``INPUT`` sets them."""
 
 import cv2
 import numpy as np
@@ -10,9 +10,9 @@ _LUMA = (0.299, 0.587, 0.114)  # of R, G, B, as in Detectron2's RandomSaturation
 
 
 def build_train_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """Those of ``INPUT``, in this order: ``CROP``, resize or ``SCALE_JITTER``, ``COLOR``, ``RANDOM_FLIP``.
+    """Build ``INPUT``'s, in this order: ``CROP``, resize or ``SCALE_JITTER``, ``COLOR``, ``RANDOM_FLIP``.
 
-    Nothing is padded, so that what has left the frame once never comes back into it.
+    Nothing is padded, so that a point that has left the frame once never comes back into it.
     """
     resize, *flip = build_augmentation(cfg, is_train=True)
     augmentations = [resize]
@@ -29,7 +29,7 @@ def build_train_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 class RandomColor(T.Augmentation):
-    """Brightness, contrast and saturation of a uint8 (H, W, 3) RGB image changed at random.
+    """A random change of brightness, contrast and saturation of a uint8 (H, W, 3) RGB image.
 
     The same as Detectron2's ``RandomBrightness``, ``RandomContrast`` and ``RandomSaturation`` one after the
     other, with the same draws. All three are linear in the pixel, so that one matrix does for them; values
@@ -37,15 +37,20 @@ class RandomColor(T.Augmentation):
     """
 
     def __init__(self, brightness: float, contrast: float, saturation: float) -> None:
-        """Each is the largest change x, 0..1: the factor is drawn uniformly from 1 - x to 1 + x."""
+        """Set the largest change x, 0..1, of each: its factor is drawn uniformly from 1 - x to 1 + x."""
         super().__init__()
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        changes = (self.brightness, self.contrast, self.saturation)
-        brightness, contrast, saturation = (self._rand_range(1 - x, 1 + x) for x in changes)
+        """Draw the three factors, and return the linear map of pixels that they amount to."""
+        brightness, contrast, saturation = map(
+            self._factor, (self.brightness, self.contrast, self.saturation)
+        )
         grey = np.tile(_LUMA, (3, 1))
         linear = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
         mean = np.mean(cv2.mean(image)[:3])
         matrix = np.c_[linear, np.full(3, brightness * (1 - contrast) * mean)]
         return T.ColorTransform(lambda pixels: cv2.transform(pixels, matrix))
+
+    def _factor(self, change: float) -> float:
+        return self._rand_range(1 - change, 1 + change)

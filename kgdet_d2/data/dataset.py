@@ -1,4 +1,4 @@
-"""Detectron2's dataset dicts, made out of the compact columns one at a time."""
+"""Detectron2's dataset dicts, made from the annotation table one at a time."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class FashionDataset(Dataset, Sequence):
-    """A sequence of N dataset dicts, one a photo, each made when it is asked for.
+    """A sequence of N dataset dicts, one an image, each made at access.
 
     Only the columns are held, which a loader's worker processes share. A dict has Detectron2's keys, the
     photo's attributes among them, and ``annotations``: one dict a garment, its attributes included, with
@@ -42,87 +42,92 @@ class FashionDataset(Dataset, Sequence):
         return len(self.annotations)
 
     def __getitem__(self, index: int | slice) -> dict | list[dict]:
-        """The dict of one photo, or those of a slice; nothing in them is shared with another access."""
-        columns = self.annotations
-        index = range(len(self))[index]  # negative ones count from the end; IndexError beyond
-        if isinstance(index, range):
-            return [self[each] for each in index]
-        start, end = columns.garment_offsets[index : index + 2].tolist()
+        """Make the dict of one image, or those of a slice; nothing in them is shared with another access."""
+        rows = range(len(self))[index]  # negative ones count from the end; IndexError beyond
+        if isinstance(rows, range):
+            return [self._record(row) for row in rows]
+        return self._record(rows)
+
+    def _record(self, row: int) -> dict:
+        table = self.annotations
+        start, end = table.garment_offsets[row : row + 2].tolist()
         return {
-            "file_name": os.path.join(self.image_root, str(columns.file_name[index])),
-            "image_id": int(columns.image_id[index]),
-            "height": int(columns.height[index]),
-            "width": int(columns.width[index]),
-            **{name: array[index].item() for name, array in columns.photo_attributes.items()},
-            "annotations": [self._annotation(row) for row in range(start, end) if self._has_area[row]],
+            "file_name": os.path.join(self.image_root, str(table.file_name[row])),
+            "image_id": int(table.image_id[row]),
+            "height": int(table.height[row]),
+            "width": int(table.width[row]),
+            **{name: column[row].item() for name, column in table.photo_attributes.items()},
+            "annotations": [
+                self._annotation(garment) for garment in range(start, end) if self._has_area[garment]
+            ],
         }
 
     def _annotation(self, row: int) -> dict:
-        columns = self.annotations
-        keypoints = slice(*columns.keypoint_offsets[row : row + 2])
-        first, last = columns.polygon_offsets[row : row + 2].tolist()
-        edges = columns.vertex_offsets[first : last + 1].tolist()
+        table = self.annotations
+        first_keypoint, last_keypoint = table.keypoint_offsets[row : row + 2]
+        first_polygon, last_polygon = table.polygon_offsets[row : row + 2].tolist()
+        vertex_offsets = table.vertex_offsets[first_polygon : last_polygon + 1].tolist()
         return {
-            "bbox": columns.box[row].tolist(),
+            "bbox": table.box[row].tolist(),
             "bbox_mode": BoxMode.XYXY_ABS,
-            "category_id": int(columns.category_id[row]),
-            **{name: array[row].item() for name, array in columns.garment_attributes.items()},
-            "keypoints": columns.keypoints[keypoints].flatten(),
-            "segmentation": [columns.vertices[slice(*ends)].flatten() for ends in pairwise(edges)],
+            "category_id": int(table.category_id[row]),
+            **{name: column[row].item() for name, column in table.garment_attributes.items()},
+            "keypoints": table.keypoints[first_keypoint:last_keypoint].flatten(),
+            "segmentation": [table.vertices[start:end].flatten() for start, end in pairwise(vertex_offsets)],
             "iscrowd": 0,
         }
 
     def num_garments(self) -> np.ndarray:
-        """int64 (N,), the garments of each photo that its dict will hold."""
-        counted = np.concatenate([[0], np.cumsum(self._has_area)])
-        return np.diff(counted[self.annotations.garment_offsets])
+        """Return int64 (N,), the garments that each image's dict will hold."""
+        before = np.concatenate([[0], np.cumsum(self._has_area)])
+        return np.diff(before[self.annotations.garment_offsets])
 
     def category_ids(self) -> np.ndarray:
-        """int32 (G,), the class indices of the garments that the dicts will hold."""
+        """Return int32 (G,), the class indices of the garments that the dicts will hold."""
         return self.annotations.category_id[self._has_area]
 
 
 def training_dataset(names: Sequence[str], *, filter_empty: bool) -> Dataset:
-    """Registered datasets, one after another, as Detectron2's loader would take them were they lists.
+    """Join registered datasets, one after another, as Detectron2's loader joins lists.
 
     Its ``get_detection_dataset_dicts`` joins other datasets unseen: nothing is left out or counted then.
 
     Args:
         names: those datasets.
-        filter_empty: leave out photos without a garment.
+        filter_empty: leave out images without a garment.
 
     Raises:
-        ValueError: they differ in their classes, or no photo is left.
+        ValueError: they differ in their classes, or no image is left.
     """
     class_names = MetadataCatalog.get(names[0]).thing_classes
     datasets = [DatasetCatalog.get(name) for name in names]
     for name, dataset in zip(names, datasets, strict=True):
-        found = MetadataCatalog.get(name).thing_classes
-        if found != class_names:
+        classes = MetadataCatalog.get(name).thing_classes
+        if classes != class_names:
             raise ValueError(
-                f"dataset {name!r}: expected the classes of {names[0]!r}, {class_names}, got {found}"
+                f"dataset {name!r}: expected the classes of {names[0]!r}, {class_names}, got {classes}"
             )
         print_instances_class_histogram(_class_counts(dataset), class_names)
-    joined = ConcatDataset([_photos(dataset, filter_empty) for dataset in datasets])
+    joined = ConcatDataset([_images(dataset, filter_empty) for dataset in datasets])
     if not len(joined):
-        raise ValueError(f"{', '.join(names)}: expected photos with garments to train on, found none")
+        raise ValueError(f"{', '.join(names)}: expected images with garments to train on, found none")
     return joined
 
 
-def _photos(dataset: FashionDataset | list[dict], filter_empty: bool) -> Dataset:
-    """Those to train on, in a form that worker processes share."""
+def _images(dataset: FashionDataset | list[dict], filter_empty: bool) -> Dataset:
+    """Select the images to train on, in a form that worker processes share."""
     if not isinstance(dataset, FashionDataset):
         dicts = filter_images_with_only_crowd_annotations(dataset) if filter_empty else dataset
         return DatasetFromList(dicts, copy=False)
     if not filter_empty:
         return dataset
     chosen = np.flatnonzero(dataset.num_garments())
-    logger.info("%s: %d of %d photos have garments", dataset.image_root, len(chosen), len(dataset))
+    logger.info("%s: %d of %d images have garments", dataset.image_root, len(chosen), len(dataset))
     return Subset(dataset, chosen)
 
 
 def _class_counts(dataset: FashionDataset | list[dict]) -> Sequence[dict]:
-    """What Detectron2's histogram reads of dataset dicts."""
+    """Return what Detectron2's histogram reads of dataset dicts."""
     if not isinstance(dataset, FashionDataset):
         return dataset
     return [{"annotations": [{"category_id": index} for index in dataset.category_ids()]}]

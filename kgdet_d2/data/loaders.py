@@ -1,4 +1,4 @@
-"""The loader of a training on single photos. That of pairs is in :mod:`kgdet_d2.data.loaders`."""
+"""The training loaders: of single images, and of pairs of a user's and a shop's image."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,24 +15,26 @@ from torch.utils.data import DataLoader, Dataset
 from kgdet_d2.data.dataset import FashionDataset, training_dataset
 from kgdet_d2.data.mapper import FashionDatasetMapper
 
+# --- single images ---
+
 
 def build_train_loader(cfg: CfgNode) -> Iterable[list[dict]]:
-    """Endless batches of mapped photos from ``DATASETS.TRAIN``, as Detectron2's loader makes them.
+    """Build endless batches of mapped images from ``DATASETS.TRAIN``, as Detectron2's loader makes them.
 
-    Its batches of photos of like aspect ratio are made in the workers, each of which maps one batch ahead.
-    Detectron2 makes them where the model is, out of photos that arrive one by one, two a worker mapped ahead.
+    Its batches of images of like aspect ratio are made in the workers, each of which maps one batch ahead.
+    Detectron2 makes them where the model is, out of images that arrive one by one, two a worker mapped ahead.
 
     Raises:
-        ValueError: the datasets differ in their classes or landmarks, or no photo is left.
+        ValueError: the datasets have other classes or landmarks than the model, or no image is left.
     """
-    dataset = training_dataset(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     mapper = FashionDatasetMapper(cfg, is_train=True)
+    dataset = training_dataset(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
     if not (cfg.DATALOADER.ASPECT_RATIO_GROUPING and cfg.DATALOADER.NUM_WORKERS):
         return loader
-    photos = loader.dataset.dataset
+    mapped_images = loader.dataset.dataset
     return DataLoader(
-        AspectRatioGroupedDataset(photos, loader.batch_size),
+        AspectRatioGroupedDataset(mapped_images, loader.batch_size),
         batch_size=None,
         collate_fn=trivial_batch_collator,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -41,13 +43,17 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict]]:
     )
 
 
-class ImagePairs(Dataset):
-    """Every pair of a user's and a shop's photo that have a garment each which match, once.
+# --- pairs ---
 
-    Garments match where their photos' pair_id and their own style are equal and the style is above 0.
+
+class ImagePairs(Dataset):
+    """Every pair of a user's and a shop's image that each have a garment of the same item, once.
+
+    Garments are of the same item where their images' pair_id and their own style are equal and the style is
+    above 0.
 
     Args:
-        dataset: of photos with ``source`` ("user" or "shop") and ``pair_id``, and garments with ``style``.
+        dataset: of images with ``source`` ("user" or "shop") and ``pair_id``, and garments with ``style``.
 
     Raises:
         ValueError: one of these is missing.
@@ -61,12 +67,16 @@ class ImagePairs(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> list[dict]:
-        """The dataset dicts of the user's photo and of the shop's."""
-        return [self.dataset[row] for row in self.rows[index].tolist()]
+        """Return the dataset dicts of the user's image and of the shop's."""
+        user, shop = self.rows[index].tolist()
+        return [self.dataset[user], self.dataset[shop]]
 
 
 def matching_images(dataset: FashionDataset) -> np.ndarray:
-    """int64 (P, 2), rows of the user's and of the shop's photo of each pair, rising.
+    """Find the pairs of images that have a garment of the same item.
+
+    Returns:
+        int64 (P, 2), rows of the user's and of the shop's image of each pair, rising.
 
     Raises:
         ValueError: the dataset has no source, pair_id or style.
@@ -76,7 +86,7 @@ def matching_images(dataset: FashionDataset) -> np.ndarray:
     lacking = [name for name in ("source", "pair_id", "style") if name not in attributes]
     if lacking:
         raise ValueError(
-            f"{dataset.image_root}: pairs are told by source, pair_id and style; {', '.join(lacking)} lacking"
+            f"{dataset.image_root}: pairs need source, pair_id and style; {', '.join(lacking)} lacking"
         )
     photo = np.repeat(np.arange(len(annotations)), np.diff(annotations.garment_offsets))  # of each garment
     keys = np.c_[attributes["pair_id"][photo], attributes["style"]]
@@ -96,24 +106,24 @@ def matching_images(dataset: FashionDataset) -> np.ndarray:
 def build_pair_train_loader(
     pairs: ImagePairs, *, mapper: Callable[[dict], dict], total_batch_size: int, num_workers: int
 ) -> DataLoader:
-    """Endless batches of photos, each a user's followed by the shop's of its pair; pairs in random order.
+    """Build endless batches of images, each a user's followed by the shop's of its pair, in random order.
 
     Args:
-        pairs: the photos.
-        mapper: dataset dict -> what the model takes, for each photo by itself.
-        total_batch_size: photos, two a pair, of all processes together.
+        pairs: the images.
+        mapper: dataset dict -> what the model takes, for each image by itself.
+        total_batch_size: images, two a pair, of all processes together.
         num_workers: of each process.
 
     Raises:
-        ValueError: there are no pairs, or the photos of a process are not pairs.
+        ValueError: there are no pairs, or the images of a process are not pairs.
     """
     processes = comm.get_world_size()
     if not len(pairs):
-        raise ValueError(f"{pairs.dataset.image_root}: expected pairs of matching photos, found none")
+        raise ValueError(f"{pairs.dataset.image_root}: expected pairs of matching images, found none")
     if total_batch_size % (2 * processes):
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH: expected pairs of photos in each of {processes} processes, "
-            f"got {total_batch_size} photos"
+            f"SOLVER.IMS_PER_BATCH: expected pairs of images in each of {processes} processes, "
+            f"got {total_batch_size} images"
         )
     return build_detection_train_loader(
         pairs,
@@ -121,13 +131,13 @@ def build_pair_train_loader(
         total_batch_size=total_batch_size // 2,
         aspect_ratio_grouping=False,
         num_workers=num_workers,
-        collate_fn=_photos,
+        collate_fn=_flatten,
     )
 
 
 def _map_pair(mapper: Callable[[dict], dict], pair: list[dict]) -> list[dict]:
-    return [mapper(photo) for photo in pair]
+    return [mapper(record) for record in pair]
 
 
-def _photos(pairs: list[list[dict]]) -> list[dict]:
+def _flatten(pairs: list[list[dict]]) -> list[dict]:
     return list(chain.from_iterable(pairs))

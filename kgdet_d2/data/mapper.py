@@ -1,4 +1,4 @@
-"""One dataset dict -> what the model takes: Detectron2's mapper, for landmarks that differ by class."""
+"""Detectron2's dataset mapper for landmarks that differ by class, and the reading of images."""
 
 import copy
 import io
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances, Keypoints
@@ -18,118 +18,89 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from kgdet_d2.data.augmentation import build_train_augmentations
-from kgdet_d2.schema import KeypointSchema
-
-
-def read_image(file_name: str, image_format: str) -> np.ndarray:
-    """Read a photo upright (EXIF orientation applied), as Detectron2's ``read_image`` does.
-
-    Grey, palette and CMYK photos are converted to ``image_format``, an alpha channel is left out, and of an
-    animation the first picture is taken. Detectron2 makes 16-bit grey white above 255; here its upper byte
-    is kept, which is what Pillow does with 16-bit colour.
-
-    Args:
-        file_name: the file, of any format that Pillow reads.
-        image_format: one of Pillow's modes, ``"BGR"`` or ``"YUV-BT.601"``, as ``INPUT.FORMAT``.
-
-    Returns:
-        uint8 (H, W, C), C channels in the order of ``image_format``; float in ``"YUV-BT.601"``.
-
-    Raises:
-        RuntimeError: the file cannot be read, or its values have no known range.
-    """
-    try:
-        with PathManager.open(file_name, "rb") as file:
-            image = utils._apply_exif_orientation(Image.open(file))
-            return utils.convert_PIL_to_numpy(_eight_bits(image), image_format)
-    # What Pillow raises for damaged files of several formats.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RuntimeError(f"{file_name}: cannot read the photo: {error}") from error
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"expected 8 or 16 bits a channel, got Pillow's mode {image.mode!r}")
-    return image
-
-
-# Tensors of up to so many bytes travel in the message. Larger ones arrive sooner through shared memory.
-_IN_MESSAGE = 2**17
-
-
-class MappedImage(dict):
-    """What a mapper makes of a dataset dict.
-
-    PyTorch sends every tensor to another process as a file of shared memory, over a connection opened for it.
-    For the five of a small photo that takes longer than to map it. Here small tensors are in the message.
-    """
-
-
-def _as_message(photo: MappedImage) -> tuple[Callable[[bytes], dict], tuple[bytes]]:
-    message = io.BytesIO()
-    _PhotoPickler(message, pickle.HIGHEST_PROTOCOL).dump(dict(photo))
-    return pickle.loads, (message.getvalue(),)
-
-
-class _PhotoPickler(ForkingPickler):
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.nbytes <= _IN_MESSAGE:
-            return torch.from_numpy, (value.numpy(),)
-        return NotImplemented
-
-
-ForkingPickler.register(MappedImage, _as_message)
+from kgdet_d2.schema import KeypointSchema, get_schema
+from kgdet_d2.utils.catalog import check_schema_of_datasets
 
 
 class FashionDatasetMapper(DatasetMapper):
     """Detectron2's mapper for dicts with class-local ``keypoints``.
 
-    When the photo is mirrored, left and right landmarks change places within their class. A landmark that
+    When the image is mirrored, left and right landmarks change places within their class. A landmark that
     leaves the frame gets v = 0 (on its edge it is inside), a box is clipped to it, and a garment whose box
     leaves it is dropped, or whose polygons do where masks are read; one without polygons is kept. Proposals
     and semantic segmentation are not read. ``gt_styles`` (n,) is there where the annotations have a style.
-    In training ``instances.gt_keypoints`` is (n, K, 3), n = 0 included: x, y in pixels of the resized photo
+    In training ``instances.gt_keypoints`` is (n, K, 3), n = 0 included: x, y in pixels of the resized image
     and v in the class's own slots, zeros in the others'.
     """
 
     @configurable
-    def __init__(self, is_train: bool, *, schema: KeypointSchema, **detectron2_arguments: Any) -> None:
-        """
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        schema: KeypointSchema,
+        augmentations: list[T.Augmentation | T.Transform],
+        image_format: str,
+        use_instance_mask: bool = False,
+        use_keypoint: bool = False,
+        instance_mask_format: str = "polygon",
+        recompute_boxes: bool = False,
+    ) -> None:
+        """Make a mapper; all but ``schema`` are Detectron2's arguments.
+
         Args:
-            is_train: whether annotations are wanted.
+            is_train: whether to map the annotations, too.
             schema: the landmarks.
-            detectron2_arguments: those of Detectron2's ``DatasetMapper`` but ``keypoint_hflip_indices``.
+            augmentations: applied to the image and its annotations, in order.
+            image_format: as ``INPUT.FORMAT``, see :func:`read_image`.
+            use_instance_mask: whether to map the polygons.
+            use_keypoint: whether to map the landmarks.
+            instance_mask_format: ``"polygon"`` or ``"bitmask"``.
+            recompute_boxes: replace a box by that of its mask, where there is one.
         """
-        super().__init__(is_train, **detectron2_arguments)
+        super().__init__(
+            is_train,
+            augmentations=augmentations,
+            image_format=image_format,
+            use_instance_mask=use_instance_mask,
+            use_keypoint=use_keypoint,
+            instance_mask_format=instance_mask_format,
+            recompute_boxes=recompute_boxes,
+        )
         self.schema = schema
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """As Detectron2's, with the augmentations of ``build_train_augmentations``.
+        """Return Detectron2's arguments, with the augmentations of ``build_train_augmentations``.
 
-        The schema is the one of all of ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        The schema is ``MODEL.KGDET.SCHEMA``, whatever the architecture.
 
         Raises:
-            ValueError: they have no schema, or not the same one.
+            ValueError: one of ``DATASETS.TRAIN`` and ``DATASETS.TEST`` has another schema or none, or is not
+                registered.
         """
-        schema = _common_schema((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
-        without_keypoints = cfg.clone()  # with them, Detectron2 would insist on a dataset in DATASETS.TRAIN
-        without_keypoints.defrost()
-        without_keypoints.MODEL.KEYPOINT_ON = False
-        arguments = super().from_config(without_keypoints, is_train)
+        schema = get_schema(cfg.MODEL.KGDET.SCHEMA)
+        check_schema_of_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), schema)
+        arguments: dict[str, Any] = {
+            "is_train": is_train,
+            "schema": schema,
+            "augmentations": utils.build_augmentation(cfg, is_train=False),
+            "image_format": cfg.INPUT.FORMAT,
+            "use_instance_mask": cfg.MODEL.MASK_ON,
+            "use_keypoint": cfg.MODEL.KEYPOINT_ON,
+            "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+        }
         if is_train:
-            arguments["augmentations"] = build_train_augmentations(cfg)
             cropped = cfg.INPUT.CROP.ENABLED or bool(cfg.INPUT.SCALE_JITTER)
+            arguments["augmentations"] = build_train_augmentations(cfg)
             arguments["recompute_boxes"] = cropped and cfg.MODEL.MASK_ON
-        return {**arguments, "use_keypoint": cfg.MODEL.KEYPOINT_ON, "schema": schema}
+        return arguments
 
-    def __call__(self, dataset_dict: dict) -> MappedImage:
-        """Map one photo; the dict stays as it is.
+    def __call__(self, dataset_dict: dict) -> "MappedImage":
+        """Map the dict of one image, and leave the dict as it is.
 
         Raises:
-            RuntimeError: the photo cannot be read.
+            RuntimeError: the image cannot be read.
             ValueError: its size is not the annotation's (Detectron2's ``SizeMismatchError``), or a garment
                 does not have its class's landmarks.
         """
@@ -152,6 +123,20 @@ class FashionDatasetMapper(DatasetMapper):
     ) -> Instances:
         annotations = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
         had_polygons = [len(annotation.get("segmentation", ())) > 0 for annotation in annotations]
+        keypoints = self._transform(annotations, transforms, image_size)  # (n, K, 3)
+        instances = utils.annotations_to_instances(
+            annotations, image_size, mask_format=self.instance_mask_format
+        )
+        if self.use_keypoint:
+            instances.gt_keypoints = Keypoints(keypoints)
+        if annotations and "style" in annotations[0]:
+            instances.gt_styles = torch.tensor([annotation["style"] for annotation in annotations])
+        return self._in_frame(instances, torch.tensor(had_polygons, dtype=torch.bool))
+
+    def _transform(
+        self, annotations: list[dict], transforms: T.TransformList, image_size: tuple[int, int]
+    ) -> np.ndarray:
+        """Transform annotations in place, and take their landmarks out: float32 (n, K, 3)."""
         keypoints = np.zeros((len(annotations), self.schema.num_keypoints, 3), dtype=np.float32)
         for row, annotation in zip(keypoints, annotations, strict=True):
             if not self.use_instance_mask:
@@ -165,17 +150,10 @@ class FashionDatasetMapper(DatasetMapper):
         # Detectron2 exchanges left and right for horizontal flips only; a vertical one mirrors no less.
         if sum(isinstance(t, T.VFlipTransform) for t in transforms.transforms) % 2 == 1:
             keypoints = keypoints[:, self.schema.flip_map]
-        instances = utils.annotations_to_instances(
-            annotations, image_size, mask_format=self.instance_mask_format
-        )
-        if self.use_keypoint:
-            instances.gt_keypoints = Keypoints(keypoints)
-        if annotations and "style" in annotations[0]:
-            instances.gt_styles = torch.tensor([annotation["style"] for annotation in annotations])
-        return self._in_frame(instances, torch.tensor(had_polygons, dtype=torch.bool))
+        return keypoints
 
     def _in_frame(self, instances: Instances, had_polygons: torch.Tensor) -> Instances:
-        """Those whose box, and whose polygons where they had any (n,), are still in the frame."""
+        """Keep instances whose box, and whose polygons where they had any (n,), are still in the frame."""
         if not instances.has("gt_masks"):
             return utils.filter_empty_instances(instances)
         has_mask = instances.gt_masks.nonempty()
@@ -186,24 +164,73 @@ class FashionDatasetMapper(DatasetMapper):
         return utils.filter_empty_instances(instances, by_mask=False)
 
 
+# --- images ---
+
+
+def read_image(file_name: str, image_format: str) -> np.ndarray:
+    """Read an image upright (EXIF orientation applied), as Detectron2's ``read_image`` does.
+
+    Grey, palette and CMYK images are converted to ``image_format``, an alpha channel is left out, and of an
+    animation the first picture is taken. Detectron2 makes 16-bit grey white above 255; here its upper byte
+    is kept, which is what Pillow does with 16-bit colour.
+
+    Args:
+        file_name: the file, of any format that Pillow reads.
+        image_format: one of Pillow's modes, ``"BGR"`` or ``"YUV-BT.601"``, as ``INPUT.FORMAT``.
+
+    Returns:
+        uint8 (H, W, C), C channels in the order of ``image_format``; float in ``"YUV-BT.601"``.
+
+    Raises:
+        RuntimeError: the file cannot be read, or its values have no known range.
+    """
+    try:
+        with PathManager.open(file_name, "rb") as file:
+            image = utils._apply_exif_orientation(Image.open(file))
+            return utils.convert_PIL_to_numpy(_eight_bits(image), image_format)
+    # What Pillow raises for damaged files of several formats.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise RuntimeError(f"{file_name}: cannot read the image: {error}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"expected 8 or 16 bits a channel, got Pillow's mode {image.mode!r}")
+    return image
+
+
 def image_to_tensor(image: np.ndarray) -> torch.Tensor:
-    """(H, W, C) -> (C, H, W)."""
+    """Return an image (H, W, C) as a tensor (C, H, W)."""
     return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def _common_schema(datasets: tuple[str, ...]) -> KeypointSchema:
-    if not datasets:
-        raise ValueError(
-            "DATASETS.TRAIN and DATASETS.TEST are both empty: the landmarks' schema is not known"
-        )
-    schemas = {name: MetadataCatalog.get(name).get("keypoint_schema") for name in datasets}
-    for name, schema in schemas.items():
-        if schema is None:
-            raise ValueError(
-                f"dataset {name!r} has no keypoint_schema; was it registered with register_fashion?"
-            )
-    first = schemas[datasets[0]]
-    if any(schema != first for schema in schemas.values()):
-        found = ", ".join(f"{name}: {schema.name}" for name, schema in schemas.items())
-        raise ValueError(f"DATASETS.TRAIN and DATASETS.TEST must have the same landmarks, got {found}")
-    return first
+# --- mapped images on their way from a worker process ---
+
+_INLINE_BYTES = 2**17  # Larger tensors arrive sooner through shared memory.
+
+
+class MappedImage(dict):
+    """A mapped dataset dict, whose small tensors are pickled inline for another process.
+
+    PyTorch sends every tensor to another process as a file of shared memory, over a connection opened for it.
+    For the five of a small image that takes longer than to map it. Here tensors of up to ``_INLINE_BYTES``
+    are in the message itself.
+    """
+
+
+class _InlinePickler(ForkingPickler):
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.nbytes <= _INLINE_BYTES:
+            return torch.from_numpy, (value.numpy(),)
+        return NotImplemented
+
+
+def _reduce_inline(image: MappedImage) -> tuple[Callable[[bytes], dict], tuple[bytes]]:
+    message = io.BytesIO()
+    _InlinePickler(message, pickle.HIGHEST_PROTOCOL).dump(dict(image))
+    return pickle.loads, (message.getvalue(),)
+
+
+ForkingPickler.register(MappedImage, _reduce_inline)

@@ -1,4 +1,4 @@
-"""Datasets under Detectron2's names; nothing is read before a dataset is asked for."""
+"""The registration of datasets in Detectron2's catalogues; nothing is read before ``DatasetCatalog.get``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +11,14 @@ from kgdet_d2.structures.annotations import AnnotationTable
 
 
 @dataclass(frozen=True)
-class _Tree:
+class _Source:
     """A dataset's folder: its landmarks, splits, and the command that prepares it.
 
     Attributes:
         schema: the landmarks.
-        splits: in the dataset's name -> in the tree.
-        image_root: the split's photos, below the folder.
-        made_by: the command that makes the annotation files, of the folder.
+        splits: the split's name in the dataset's name -> in the folder.
+        image_root: the images' folder, relative to the dataset's, with ``{split}``.
+        prepare_command: the command that writes the annotation files, with ``{folder}``.
     """
 
     schema: KeypointSchema
@@ -29,15 +29,15 @@ class _Tree:
 
 _DEEPFASHION2_SPLITS = {"train": "train", "val": "validation"}
 _PREPARE = "python datasets/prepare_deepfashion2.py --root {folder}"
-_TREES = {
-    "deepfashion2": _Tree(DEEPFASHION2, _DEEPFASHION2_SPLITS, "{split}/image", _PREPARE),
-    "synthfashion": _Tree(
+_BUILTIN = {
+    "deepfashion2": _Source(DEEPFASHION2, _DEEPFASHION2_SPLITS, "{split}/image", _PREPARE),
+    "synthfashion": _Source(
         DEEPFASHION2,
         _DEEPFASHION2_SPLITS,
         "{split}/image",
         f"python datasets/make_synthetic.py --root {{folder}} && {_PREPARE}",
     ),
-    "fld": _Tree(
+    "fld": _Source(
         FLD,
         {"train": "train", "val": "val", "test": "test"},
         "",
@@ -54,7 +54,7 @@ def register_fashion(
     *,
     prepare_command: str = "",
 ) -> None:
-    """Register a dataset of photos and a compact annotation file.
+    """Register a dataset of images and an annotation file.
 
     ``DatasetCatalog.get(name)`` gives a :class:`FashionDataset`; the metadata holds
     ``thing_classes``, ``keypoint_schema`` and, over the schema's global slots, ``keypoint_names`` and
@@ -64,8 +64,8 @@ def register_fashion(
         name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``; not in use yet.
         schema: the landmarks.
         image_root: the folder that the annotations' file names are relative to.
-        annotation_file: what :meth:`AnnotationTable.save` wrote. It may be made later.
-        made_by: the command that makes it, for the error when it is missing.
+        annotation_file: written by :meth:`AnnotationTable.save`, maybe later.
+        prepare_command: the command that writes it, for the error when it is missing.
     """
 
     def load() -> FashionDataset:
@@ -74,14 +74,13 @@ def register_fashion(
         )
 
     DatasetCatalog.register(name, load)
-    names, partners = schema.slot_names, schema.flip_map.tolist()
+    names = schema.slot_names
+    pairs = [(slot, mirror) for slot, mirror in enumerate(schema.flip_map.tolist()) if slot < mirror]
     MetadataCatalog.get(name).set(
         thing_classes=list(schema.class_names),
         keypoint_schema=schema,
         keypoint_names=list(names),
-        keypoint_flip_map=[
-            (names[slot], names[other]) for slot, other in enumerate(partners) if slot < other
-        ],
+        keypoint_flip_map=[(names[slot], names[mirror]) for slot, mirror in pairs],
         image_root=str(image_root),
         annotation_file=str(annotation_file),
         evaluator_type="fashion",
@@ -89,24 +88,24 @@ def register_fashion(
 
 
 def register_all(root: str | Path) -> None:
-    """Register ``<tree>_train`` and ``<tree>_val`` of every tree named below, and ``fld_test``.
+    """Register ``<dataset>_train`` and ``<dataset>_val`` of every dataset named below, and ``fld_test``.
 
     A second call replaces what the first registered.
 
     Args:
-        root: the folder of the trees ``deepfashion2``, ``synthfashion`` and ``fld``.
+        root: the folder of the folders ``deepfashion2``, ``synthfashion`` and ``fld``.
     """
-    for dataset, tree in _TREES.items():
+    for dataset, source in _BUILTIN.items():
         folder = Path(root) / dataset
-        for suffix, split in tree.splits.items():
+        for suffix, split in source.splits.items():
             name = f"{dataset}_{suffix}"
             if name in DatasetCatalog:
                 DatasetCatalog.remove(name)
                 MetadataCatalog.remove(name)
             register_fashion(
                 name,
-                tree.schema,
-                folder / tree.image_root.format(split=split),
+                source.schema,
+                folder / source.image_root.format(split=split),
                 folder / "annotations" / f"{split}.npz",
-                prepare_command=tree.prepare_command.format(folder=folder),
+                prepare_command=source.prepare_command.format(folder=folder),
             )

@@ -1,4 +1,4 @@
-"""What training watches, whatever the model."""
+"""Forward hooks that watch a training, whatever the model."""
 
 import torch
 from torch import Tensor, nn
@@ -15,5 +15,5 @@ def check_losses(model: nn.Module, inputs: tuple[list[dict]], losses: dict[str, 
     # All losses at once: each look at a value makes the host wait for the device.
     if not torch.stack(list(losses.values())).isfinite().all():
         bad = {name: loss.item() for name, loss in losses.items() if not loss.isfinite()}
-        photos = [photo.get("file_name", "(no file name)") for photo in inputs[0]]
-        raise FloatingPointError(f"losses that are not finite: {bad}, for the photos {photos}")
+        file_names = [image.get("file_name", "(no file name)") for image in inputs[0]]
+        raise FloatingPointError(f"losses that are not finite: {bad}, for the photos {file_names}")

@@ -10,10 +10,14 @@ FULL_MODEL_CLIP = "full_model"
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW with Detectron2's parameter groups, by ``SOLVER.OPTIMIZER``.
+    """Build SGD or AdamW with Detectron2's parameter groups, by ``SOLVER.OPTIMIZER``.
 
     ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` may be one of Detectron2's or "full_model": then the norm (of
     ``NORM_TYPE``) of the whole model's gradient is limited to ``CLIP_VALUE`` before each step.
+
+    Args:
+        cfg: its ``SOLVER``.
+        model: whose parameters learn.
     """
     solver, clip = cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
     parameters = get_default_optimizer_params(
@@ -24,15 +28,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
     arguments = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+    optimizer_class: type[torch.optim.Optimizer]
     if solver.OPTIMIZER == "ADAMW":
-        kind = torch.optim.AdamW
+        optimizer_class = torch.optim.AdamW
     else:
-        kind = torch.optim.SGD
+        optimizer_class = torch.optim.SGD
         arguments |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
     if not (clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL_CLIP):
-        return maybe_add_gradient_clipping(cfg, kind)(parameters, **arguments)
+        return maybe_add_gradient_clipping(cfg, optimizer_class)(parameters, **arguments)
 
-    optimizer = kind(parameters, **arguments)
+    optimizer = optimizer_class(parameters, **arguments)
     clipped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def clip_gradients(*_) -> None:

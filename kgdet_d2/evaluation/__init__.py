@@ -1,8 +1,8 @@
-"""How good detections are: box AP, landmark AP, landmark errors, kinds of errors, retrieval."""
+"""Evaluation of detections: box AP, landmark AP, landmark errors, kinds of errors, retrieval."""
 
-from kgdet_d2.evaluation.evaluator import FashionEvaluator
-from kgdet_d2.evaluation.ground_truth import GroundTruth
+from kgdet_d2.evaluation.evaluator import FashionEvaluator, load_ground_truth
 from kgdet_d2.evaluation.retrieval import RetrievalEvaluator
+from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
 
-__all__ = ["FashionEvaluator", "GroundTruth", "Predictions", "RetrievalEvaluator"]
+__all__ = ["AnnotationTable", "FashionEvaluator", "Predictions", "RetrievalEvaluator", "load_ground_truth"]

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from kgdet_d2.evaluation.coco_backends import BACKENDS, Backend, Objects, Ranges
-from kgdet_d2.evaluation.ground_truth import GroundTruth
 from kgdet_d2.evaluation.similarity import (
     BoxIoU,
     ClassPairs,
@@ -17,7 +17,9 @@ from kgdet_d2.evaluation.similarity import (
     Similarity,
     pairs_by_class,
 )
+from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
+from kgdet_d2.utils.check import check
 
 # A garment's size by its box, in square pixels; the letter is the one in APs, APm, APl.
 AREAS = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
@@ -31,13 +33,13 @@ class Subset:
     """A part of the ground truth to compute scores for.
 
     Attributes:
-        garments: bool (G,), those that count. The others are ignored as COCO ignores other sizes: to miss
-            them costs nothing, and a detection matched with one counts neither way. None: all count.
-        photos: bool (N,); the others do not exist, nor do their detections. None: all of them.
+        garments: bool (G,), the garments that count. The others are ignored as COCO ignores other sizes: to
+            miss them costs nothing, and a detection matched with one counts neither way. None: all count.
+        images: bool (N,), the images that exist; the others' garments and detections do not. None: all.
     """
 
     garments: np.ndarray | None = None
-    photos: np.ndarray | None = None
+    images: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,7 +49,7 @@ class AveragePrecision:
     Attributes:
         class_names: C names.
         areas: A names, the first is "all".
-        max_detections: M limits of detections of a class in a photo, rising.
+        max_detections: M limits of detections of a class in an image, rising.
         precision: float64 (T, R, C, A, 1), at T = 10 thresholds of similarity from 0.5 to 0.95 and R = 101 of
             recall from 0 to 1; of the highest limit alone, COCO's scores using no other.
         recall: float64 (T, C, A, M), the highest reached.
@@ -60,13 +62,13 @@ class AveragePrecision:
     recall: np.ndarray
 
     def summary(self) -> dict[str, float]:
-        """COCO's scores in percent, nan where there is no garment to find; means over classes that have any.
+        """Return COCO's scores in percent, means over the classes that have garments, otherwise nan.
 
-        AP, AP50, AP75; APs, APm, APl of small, medium and large garments; AR1, AR10, AR100 at the limits
-        of detections (where there is one limit: AR, AR50, AR75); ARs, ARm, ARl; AP-<class>.
+        They are AP, AP50, AP75; APs, APm, APl of small, medium and large garments; AR1, AR10, AR100 at the
+        limits of detections (where there is one limit: AR, AR50, AR75); ARs, ARm, ARl; AP-<class>.
         """
         scores = {f"AP{name}": _percent(self.precision[t, ..., 0, 0]) for name, t in _THRESHOLDS.items()}
-        sizes = list(enumerate(self.areas))[1:]
+        sizes = list(enumerate(self.areas))[1:]  # "all" is the first
         scores |= {f"AP{area[0]}": _percent(self.precision[..., index, 0]) for index, area in sizes}
         if len(self.max_detections) == 1:
             scores |= {f"AR{name}": _percent(self.recall[t, ..., 0, -1]) for name, t in _THRESHOLDS.items()}
@@ -80,22 +82,23 @@ class AveragePrecision:
 
 
 def box_average_precision(
-    ground_truth: GroundTruth,
+    ground_truth: AnnotationTable,
     predictions: Predictions,
     *,
     max_detections: int = 100,
     areas: Sequence[str] = ("all", "small", "medium", "large"),
     subsets: Sequence[Subset] = (Subset(),),
-    engine: str = "faster-coco-eval",
+    backend: str = "faster-coco-eval",
 ) -> list[AveragePrecision]:
-    """AP of boxes.
+    """Compute the AP of boxes.
 
     Args:
-        ground_truth, predictions: of one schema. Photos that were not predicted count as missed.
-        max_detections: the most detections of a class in a photo that count, best scores first.
+        ground_truth: N images with G garments.
+        predictions: of the same schema. Images that were not predicted count as missed.
+        max_detections: the most detections of a class in an image that count, best scores first.
         areas: some of ``AREAS``, "all" first. Fewer are faster.
-        subsets: what to compute scores for; IoUs are computed once for all.
-        engine: one of ``BACKENDS``.
+        subsets: the parts to compute scores for; IoUs are computed once for all.
+        backend: one of ``BACKENDS``.
 
     Returns:
         One a subset.
@@ -103,115 +106,162 @@ def box_average_precision(
     Raises:
         ValueError: an image that was predicted is not in the ground truth.
     """
-    similarity = BoxIoU(ground_truth, predictions)
-    limits = sorted({min(limit, max_detections) for limit in (1, 10, max_detections)})
-    ignored = ground_truth.iscrowd
-    data = (ground_truth, predictions, similarity, ignored)
-    return _by_class(*data, limits=limits, areas=areas, subsets=subsets, engine_name=engine)
+    return _by_class(
+        ground_truth,
+        predictions,
+        BoxIoU(ground_truth, predictions),
+        ignored=ground_truth.iscrowd,
+        limits=sorted({min(limit, max_detections) for limit in (1, 10, max_detections)}),
+        areas=areas,
+        subsets=subsets,
+        backend=backend,
+    )
 
 
 def keypoint_average_precision(
-    ground_truth: GroundTruth,
+    ground_truth: AnnotationTable,
     predictions: Predictions,
     *,
     visible_only: bool,
     sigmas: Sequence[float] | None = None,
     areas: Sequence[str] = ("all", "medium", "large"),
     subsets: Sequence[Subset] = (Subset(),),
-    engine: str = "faster-coco-eval",
+    backend: str = "faster-coco-eval",
 ) -> list[AveragePrecision]:
-    """AP of landmarks: OKS with variance (2 sigma)^2 and the box's area, at most 20 detections of a class
-    in a photo. A garment without a counted landmark is ignored.
+    """Compute the AP of landmarks.
+
+    OKS has the variance (2 sigma)^2 and the box's area; at most 20 detections of a class in an image count.
+    A garment without a counted landmark is ignored.
 
     Args:
-        visible_only: landmarks with v = 2 count; otherwise those with v = 1 too.
+        ground_truth: N images with G garments.
+        predictions: of the same schema. Images that were not predicted count as missed.
+        visible_only: count landmarks with v = 2; otherwise those with v = 1 too.
         sigmas: K, over the global slots; None: the schema's.
+        areas: some of ``AREAS``, "all" first. Fewer are faster.
+        subsets: the parts to compute scores for; OKS is computed once for all.
+        backend: one of ``BACKENDS``.
 
-    The other arguments, what is returned and raised are those of :func:`box_average_precision`. ValueError is
-    raised also where a garment has no counted landmark and predictions for it lack those of other classes.
+    Returns:
+        One a subset.
+
+    Raises:
+        ValueError: an image that was predicted is not in the ground truth, or a garment has no counted
+            landmark and predictions for it lack those of other classes.
     """
     sigmas = ground_truth.schema.sigmas if sigmas is None else sigmas
-    similarity = ObjectKeypointSimilarity(ground_truth, predictions, sigmas=sigmas, visible_only=visible_only)
-    ignored = ground_truth.iscrowd | (ground_truth.num_labelled(visible_only=visible_only) == 0)
-    limits = [_MAX_KEYPOINT_DETECTIONS]
-    data = (ground_truth, predictions, similarity, ignored)
-    return _by_class(*data, limits=limits, areas=areas, subsets=subsets, engine_name=engine)
+    return _by_class(
+        ground_truth,
+        predictions,
+        ObjectKeypointSimilarity(ground_truth, predictions, sigmas=sigmas, visible_only=visible_only),
+        ignored=ground_truth.iscrowd | (ground_truth.num_labelled(visible_only=visible_only) == 0),
+        limits=[_MAX_KEYPOINT_DETECTIONS],
+        areas=areas,
+        subsets=subsets,
+        backend=backend,
+    )
 
 
 def average_precisions(
-    ground_truth: GroundTruth,
+    ground_truth: AnnotationTable,
     predictions: Predictions,
     *,
     sigmas: Sequence[float] | None = None,
     max_detections: int = 100,
     sizes: bool = True,
     subsets: Sequence[Subset] = (Subset(),),
-    engine: str = "faster-coco-eval",
+    backend: str = "faster-coco-eval",
 ) -> dict[str, list[AveragePrecision]]:
-    """All there is for the predictions: "bbox", and where they have landmarks "keypoints" (visible and
-    occluded ones count) and "keypoints_visible" (visible ones only).
+    """Compute every AP that the predictions have.
 
     Args:
-        sizes: AP of small, medium and large garments, too.
+        ground_truth: N images with G garments.
+        predictions: of the same schema. Images that were not predicted count as missed.
+        sigmas: K of OKS, over the global slots; None: the schema's.
+        max_detections: the most detections of a class in an image that count for boxes.
+        sizes: compute the AP of small, medium and large garments, too.
+        subsets: the parts to compute scores for.
+        backend: one of ``BACKENDS``.
 
-    The other arguments, the lists' items and what is raised are those of :func:`box_average_precision` and
-    :func:`keypoint_average_precision`.
+    Returns:
+        "bbox", and where the predictions have landmarks "keypoints" (visible and occluded ones count) and
+        "keypoints_visible" (visible ones only) -> one a subset.
+
+    Raises:
+        ValueError: as :func:`box_average_precision` and :func:`keypoint_average_precision` do.
     """
-    shared = {"subsets": subsets, "engine": engine} | ({} if sizes else {"areas": ["all"]})
-    data = (ground_truth, predictions)
-    results = {"bbox": box_average_precision(*data, max_detections=max_detections, **shared)}
+    shared: dict[str, Any] = {"subsets": subsets, "backend": backend}
+    if not sizes:
+        shared["areas"] = ["all"]
+    boxes = box_average_precision(ground_truth, predictions, max_detections=max_detections, **shared)
+    results = {"bbox": boxes}
     if predictions.has_keypoints:
         for task, visible_only in {"keypoints": False, "keypoints_visible": True}.items():
             results[task] = keypoint_average_precision(
-                *data, visible_only=visible_only, sigmas=sigmas, **shared
+                ground_truth, predictions, visible_only=visible_only, sigmas=sigmas, **shared
             )
     return results
 
 
 def _by_class(
-    ground_truth: GroundTruth,
+    ground_truth: AnnotationTable,
     predictions: Predictions,
     similarity: Similarity,
-    ignored: np.ndarray,
     *,
+    ignored: np.ndarray,
     limits: Sequence[int],
     areas: Sequence[str],
     subsets: Sequence[Subset],
-    engine_name: str,
+    backend: str,
 ) -> list[AveragePrecision]:
-    """One class in memory at a time."""
+    """Compute the AP of each subset with one class in memory at a time.
+
+    Args:
+        ground_truth: N images with G garments.
+        predictions: of the same schema.
+        similarity: of garments and detections.
+        ignored: bool (G,), garments that are ignored in every subset.
+        limits: M limits of detections of a class in an image, rising.
+        areas: A of ``AREAS``.
+        subsets: the parts to compute scores for.
+        backend: one of ``BACKENDS``.
+    """
     _check_subsets(subsets, ground_truth)
-    class_names = ground_truth.schema.class_names
-    shape = (len(class_names), len(areas))
-    results = [
-        AveragePrecision(
-            class_names=class_names,
-            areas=areas,
-            max_detections=limits,
-            precision=np.full((_NUM_THRESHOLDS, _NUM_RECALLS, *shape, 1), -1.0),
-            recall=np.full((_NUM_THRESHOLDS, *shape, len(limits)), -1.0),
-        )
-        for _ in subsets
-    ]
-    with _without_search_for_cycles():
-        for candidates in pairs_by_class(ground_truth, predictions, max_detections=limits[-1]):
-            index = candidates.class_index
-            engine = BACKENDS[engine_name](
-                _detection_objects(candidates, predictions), _similarities(candidates, similarity)
+    results = [_nothing_found(ground_truth.schema.class_names, areas, limits) for _ in subsets]
+    ranges = [AREAS[area] for area in areas]
+    with gc_disabled():
+        for pairs in pairs_by_class(ground_truth, predictions, max_detections=limits[-1]):
+            index = pairs.class_index
+            matcher = BACKENDS[backend](
+                _detection_objects(pairs, predictions), _similarities(pairs, similarity)
             )
             for subset, result in zip(subsets, results, strict=True):
                 left_out = ignored if subset.garments is None else ignored | ~subset.garments
-                garments = _garment_objects(candidates, ground_truth, left_out)
-                exists = slice(None) if subset.photos is None else subset.photos[candidates.photos]
-                photos = np.arange(len(candidates.photos))[exists]
-                curves = _curves(engine, garments, photos, [AREAS[area] for area in areas], limits)
-                result.precision[:, :, index], result.recall[:, index] = curves
+                garments = _garment_objects(pairs, ground_truth, left_out)
+                exists = slice(None) if subset.images is None else subset.images[pairs.images]
+                images = np.arange(len(pairs.images))[exists]
+                precision, recall = _curves(matcher, garments, images, ranges, limits)
+                result.precision[:, :, index], result.recall[:, index] = precision, recall
     return results
 
 
+def _nothing_found(
+    class_names: Sequence[str], areas: Sequence[str], limits: Sequence[int]
+) -> AveragePrecision:
+    """Return precision and recall of -1 everywhere."""
+    shape = (len(class_names), len(areas))
+    return AveragePrecision(
+        class_names=class_names,
+        areas=areas,
+        max_detections=limits,
+        precision=np.full((_NUM_THRESHOLDS, _NUM_RECALLS, *shape, 1), -1.0),
+        recall=np.full((_NUM_THRESHOLDS, *shape, len(limits)), -1.0),
+    )
+
+
 @contextmanager
-def _without_search_for_cycles() -> Iterator[None]:
-    """Millions of small objects without cycles, which Python would search for them over and over."""
+def gc_disabled() -> Iterator[None]:
+    """Disable the search for cycles, which Python would repeat over millions of small objects without any."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -222,55 +272,59 @@ def _without_search_for_cycles() -> Iterator[None]:
 
 
 def _curves(
-    engine: Backend, garments: Objects, photos: np.ndarray, areas: Ranges, limits: Sequence[int]
+    matcher: Backend, garments: Objects, images: np.ndarray, areas: Ranges, limits: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (T, R, A, 1) at the highest limit and recall (T, A, M) at all."""
-    precision, recall = engine.curves(garments, photos, areas, limits[-1:])
+    """Compute precision (T, R, A, 1) at the highest limit and recall (T, A, M) at all."""
+    precision, recall = matcher.curves(garments, images, areas, limits[-1:])
     if len(limits) > 1:
-        # The rest is recall alone, for which most detections, in photos without garments, are of no account.
-        with_garments = np.array([len(garments[photo]) > 0 for photo in photos.tolist()], bool)
-        _, lower = engine.curves(garments, photos[with_garments], areas, limits[:-1])
-        recall = np.concatenate([lower, recall], axis=-1)
+        # The rest is recall alone, to which images without garments, which hold most detections, add nothing.
+        has_garments = np.array([len(garments[image]) > 0 for image in images.tolist()], bool)
+        _, lower_recall = matcher.curves(garments, images[has_garments], areas, limits[:-1])
+        recall = np.concatenate([lower_recall, recall], axis=-1)
     return precision, recall
 
 
-def _check_subsets(subsets: Sequence[Subset], ground_truth: GroundTruth) -> None:
-    shapes = {"garments": (ground_truth.num_garments,), "photos": (len(ground_truth),)}
+def _check_subsets(subsets: Sequence[Subset], ground_truth: AnnotationTable) -> None:
+    shapes = {"garments": (ground_truth.num_garments,), "images": (len(ground_truth),)}
     for subset in subsets:
         for field, shape in shapes.items():
             mask = getattr(subset, field)
-            if mask is not None and (mask.shape != shape or mask.dtype != bool):
-                found = f"{mask.dtype} {mask.shape}"
-                raise ValueError(f"subset: {field}: expected bool {shape}, got {found}")
+            if mask is not None:
+                fits = mask.shape == shape and mask.dtype == bool
+                check(fits, f"subset: {field}: expected bool {shape}, got {mask.dtype} {mask.shape}")
 
 
-def _similarities(candidates: ClassPairs, similarity: Similarity) -> list[np.ndarray]:
+def _similarities(pairs: ClassPairs, similarity: Similarity) -> list[np.ndarray]:
+    """Return the similarities (D, G) of each image, (0, 0) where one of the two is missing."""
     nothing = np.zeros((0, 0))
     return [
         similarity(garments, detections) if len(garments) and len(detections) else nothing
-        for garments, detections in zip(candidates.garments, candidates.detections, strict=True)
+        for garments, detections in zip(pairs.garments, pairs.detections, strict=True)
     ]
 
 
-def _detection_objects(candidates: ClassPairs, predictions: Predictions) -> list[list[dict]]:
-    rows = np.concatenate(candidates.detections)
-    columns = (rows.tolist(), predictions.score[rows].tolist(), predictions.area[rows].tolist())
+def _detection_objects(pairs: ClassPairs, predictions: Predictions) -> list[list[dict]]:
+    rows = np.concatenate(pairs.detections)
+    scores, areas = predictions.score[rows].tolist(), predictions.area[rows].tolist()
     objects = (
-        {"id": row + 1, "score": score, "area": area} for row, score, area in zip(*columns, strict=True)
+        {"id": row + 1, "score": score, "area": area}
+        for row, score, area in zip(rows.tolist(), scores, areas, strict=True)
     )
-    return [list(islice(objects, len(of_photo))) for of_photo in candidates.detections]
+    return [list(islice(objects, len(of_image))) for of_image in pairs.detections]
 
 
 def _garment_objects(
-    candidates: ClassPairs, ground_truth: GroundTruth, ignored: np.ndarray
+    pairs: ClassPairs, ground_truth: AnnotationTable, ignored: np.ndarray
 ) -> list[list[dict]]:
-    rows = np.concatenate(candidates.garments)
-    columns = (rows, ground_truth.area[rows], ground_truth.iscrowd[rows], ignored[rows])
+    rows = np.concatenate(pairs.garments)
+    areas, iscrowd = ground_truth.area[rows].tolist(), ground_truth.iscrowd[rows].tolist()
     objects = (
-        {"id": row + 1, "area": area, "iscrowd": int(iscrowd), "ignore": ignore}
-        for row, area, iscrowd, ignore in zip(*(column.tolist() for column in columns), strict=True)
+        {"id": row + 1, "area": area, "iscrowd": int(is_crowd), "ignore": ignore}
+        for row, area, is_crowd, ignore in zip(
+            rows.tolist(), areas, iscrowd, ignored[rows].tolist(), strict=True
+        )
     )
-    return [list(islice(objects, len(of_photo))) for of_photo in candidates.garments]
+    return [list(islice(objects, len(of_image))) for of_image in pairs.garments]
 
 
 def _percent(values: np.ndarray) -> float:

@@ -1,12 +1,13 @@
 """Box AP and landmark AP by attributes of garments and photos, as DeepFashion2's paper tabulates them.
 
 Ge et al., "DeepFashion2", CVPR 2019, reports AP for each scale, occlusion, zoom-in and viewpoint, and does
-not say what becomes of detections, which have no such attribute. Here it is as with COCO's object sizes:
+not specify what becomes of detections, which have no such attribute. Here they are treated as with COCO's
+object sizes:
 
 - By an attribute of *garments*, the garments with other values are ignored: to miss one costs nothing, and
   the detection that is matched with one counts neither way. A detection without a match is wrong in every
-  sub-set, so that the scores of a rare value are lower for its being rare.
-- By an attribute of *photos*, the photos with other values do not exist, nor do their detections.
+  subset, so that the scores of a rare value are lower because it is rare.
+- By an attribute of *images*, the images with other values do not exist, nor do their detections.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from kgdet_d2.evaluation.average_precision import Subset, average_precisions
-from kgdet_d2.evaluation.ground_truth import GroundTruth
+from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
 
-# What DeepFashion2 and FLD annotate, and what their numbers mean.
-VALUE_NAMES = {
+# The attributes that DeepFashion2 and FLD annotate, and the meanings of their numbers.
+VALUE_NAMES: dict[str, dict[int | str, str]] = {
     "scale": {1: "small", 2: "moderate", 3: "large"},
     "occlusion": {1: "slight", 2: "medium", 3: "heavy"},
     "zoom_in": {1: "no", 2: "medium", 3: "large"},
@@ -39,14 +40,14 @@ MOST_VALUES = 20
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttributeSubset:
-    """A sub-set of the ground truth.
+    """The part of the ground truth with one value of an attribute.
 
     Attributes:
-        attribute: such as "scale".
-        value: such as 2 or "shop".
-        name: what the value means; the value itself where that is not known.
-        num_garments: crowds apart.
-        subset: the garments, or the photos, that have it.
+        attribute: the attribute, such as "scale".
+        value: the value, such as 2 or "shop".
+        name: the value's meaning; the value itself where that is not known.
+        num_garments: the garments that have it, crowds apart.
+        subset: the garments, or the images, that have it.
     """
 
     attribute: str
@@ -57,40 +58,41 @@ class AttributeSubset:
 
 
 def attribute_values(
-    ground_truth: GroundTruth, attributes: Sequence[str] | None = None
+    ground_truth: AnnotationTable, attributes: Sequence[str] | None = None
 ) -> list[AttributeSubset]:
-    """The sub-sets by each value of some attributes.
+    """Return the subsets by each value of some attributes.
 
     Args:
-        ground_truth: photos and garments.
+        ground_truth: images and garments.
         attributes: names of attributes; None: those of ``VALUE_NAMES`` that occur.
 
     Raises:
-        ValueError: naming an attribute that there is not, or that has more than ``MOST_VALUES`` values.
+        ValueError: naming an attribute that does not exist, or that has more than ``MOST_VALUES`` values.
     """
     columns = {**ground_truth.photo_attributes, **ground_truth.garment_attributes}
     if attributes is None:
         attributes = [name for name in VALUE_NAMES if name in columns]
-    values = []
+    subsets = []
     for attribute in attributes:
         if attribute not in columns:
             raise ValueError(f"attribute {attribute!r}: expected one of {sorted(columns)}")
-        found = np.unique(columns[attribute]).tolist()
-        if len(found) > MOST_VALUES:
+        values = np.unique(columns[attribute]).tolist()
+        if len(values) > MOST_VALUES:
             raise ValueError(
-                f"attribute {attribute!r}: expected at most {MOST_VALUES} different values, got {len(found)}"
+                f"attribute {attribute!r}: expected at most {MOST_VALUES} different values, got {len(values)}"
             )
-        values += [_attribute_value(ground_truth, attribute, value) for value in found]
-    return values
+        subsets += [_attribute_subset(ground_truth, attribute, value) for value in values]
+    return subsets
 
 
-def _attribute_value(ground_truth: GroundTruth, attribute: str, value: int | str) -> AttributeSubset:
+def _attribute_subset(ground_truth: AnnotationTable, attribute: str, value: int | str) -> AttributeSubset:
     if attribute in ground_truth.garment_attributes:
         garments = ground_truth.garment_attributes[attribute] == value
         subset = Subset(garments=garments)
     else:
-        photos = ground_truth.photo_attributes[attribute] == value
-        subset, garments = Subset(photos=photos), photos[ground_truth.garment_image]
+        images = ground_truth.photo_attributes[attribute] == value
+        garments = images[ground_truth.garment_image]
+        subset = Subset(images=images)
     return AttributeSubset(
         attribute=attribute,
         value=value,
@@ -101,27 +103,36 @@ def _attribute_value(ground_truth: GroundTruth, attribute: str, value: int | str
 
 
 def subset_scores(
-    ground_truth: GroundTruth, predictions: Predictions, values: Sequence[AttributeSubset]
+    ground_truth: AnnotationTable, predictions: Predictions, subsets: Sequence[AttributeSubset]
 ) -> list[dict]:
-    """AP of each sub-set, in percent, nan where there is no garment to find.
+    """Compute the AP of each subset, in percent, nan where there is no garment to find.
+
+    Args:
+        ground_truth: images and garments.
+        predictions: of the same schema.
+        subsets: of the ground truth.
 
     Returns:
-        For each of the values ``{"attribute", "value", "name", "garments", "bbox": {"AP", "AP50", "AP75"},
+        For each of the subsets ``{"attribute", "value", "name", "garments", "bbox": {"AP", "AP50", "AP75"},
         "keypoints": (visible and occluded landmarks) the same, "keypoints_visible": (visible ones only) the
         same}``.
 
     Raises:
         ValueError: an image that was predicted is not in the ground truth.
     """
-    if not values:
+    if not subsets:
         return []
-    subsets = [value.subset for value in values]
-    columns = average_precisions(ground_truth, predictions, sizes=False, subsets=subsets)
+    parts = [attribute_subset.subset for attribute_subset in subsets]
+    by_task = average_precisions(ground_truth, predictions, sizes=False, subsets=parts)
     rows = []
-    for index, value in enumerate(values):
-        row = {"attribute": value.attribute, "value": value.value, "name": value.name}
-        row["garments"] = value.num_garments
-        for task, results in columns.items():
+    for index, attribute_subset in enumerate(subsets):
+        row: dict = {
+            "attribute": attribute_subset.attribute,
+            "value": attribute_subset.value,
+            "name": attribute_subset.name,
+            "garments": attribute_subset.num_garments,
+        }
+        for task, results in by_task.items():
             summary = results[index].summary()
             row[task] = {score: summary[score] for score in ("AP", "AP50", "AP75")}
         rows.append(row)

@@ -7,13 +7,14 @@ keep all classes at once. Here they get one class's objects without coordinates,
 import contextlib
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCOeval_faster
 from pycocotools.cocoeval import COCOeval
 
-_CLASS = 0  # the one class there is
-Objects = Sequence[Sequence[dict]]  # a list for each of P photos
+_CLASS = 0  # the id of the only class
+Objects = Sequence[Sequence[dict]]  # a list for each of P images
 Ranges = Sequence[tuple[float, float]]
 
 
@@ -21,37 +22,38 @@ class PycocotoolsBackend(COCOeval):
     """The reference.
 
     Args:
-        detections: of P photos, each with ``id`` from 1, ``score`` and ``area``, best score first.
-        similarities: of P photos, float64 (D, G), empty where there are no garments or no detections.
+        detections: of P images, each with ``id`` from 1, ``score`` and ``area``, best score first.
+        similarities: of P images, float64 (D, G), empty where there are no garments or no detections.
     """
 
     def __init__(self, detections: Objects, similarities: Sequence[np.ndarray]) -> None:
         super().__init__(iouType="bbox")
-        self._dts = {(photo, _CLASS): objects for photo, objects in enumerate(detections)}
+        self._dts = {(image, _CLASS): objects for image, objects in enumerate(detections)}
         self._similarities = similarities
 
     def curves(
-        self, garments: Objects, photos: np.ndarray, areas: Ranges, max_detections: Sequence[int]
+        self, garments: Objects, images: np.ndarray, areas: Ranges, max_detections: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Precision and recall of some of the photos, -1 where there is nothing to find.
+        """Compute precision and recall of some of the images, -1 where there is nothing to find.
 
         Args:
-            garments: of all P photos, each with ``id`` from 1, ``area``, ``iscrowd`` and ``ignore``.
-            photos: indices into the P photos.
+            garments: of all P images, each with ``id`` from 1, ``area``, ``iscrowd`` and ``ignore``.
+            images: indices into the P images.
             areas: A ranges in square pixels.
-            max_detections: M limits a photo, rising.
+            max_detections: M limits an image, rising.
 
         Returns:
             float64 (T, R, A, M) at T = 10 thresholds of similarity and R = 101 of recall, and (T, A, M).
         """
-        self._gts = {(photo, _CLASS): objects for photo, objects in enumerate(garments)}
-        return _curves(self, photos, areas, max_detections)
+        self._gts = {(image, _CLASS): objects for image, objects in enumerate(garments)}
+        return _curves(self, images, areas, max_detections)
 
     def _prepare(self) -> None:
-        pass
+        """Replace the library's, which reads objects from COCO data sets."""
 
-    def computeIoU(self, photo: int, category_id: int) -> np.ndarray:
-        return self._similarities[photo]
+    def computeIoU(self, image: int, category_id: int) -> np.ndarray:
+        """Return the similarities (D, G) of an image."""
+        return self._similarities[image]
 
 
 class FasterCocoEvalBackend(COCOeval_faster):
@@ -63,38 +65,39 @@ class FasterCocoEvalBackend(COCOeval_faster):
         self._similarities = [matrix.tolist() for matrix in similarities]  # which C++ reads faster
 
     def curves(
-        self, garments: Objects, photos: np.ndarray, areas: Ranges, max_detections: Sequence[int]
+        self, garments: Objects, images: np.ndarray, areas: Ranges, max_detections: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See :meth:`PycocotoolsBackend.curves`."""
+        """Compute precision and recall, see :meth:`PycocotoolsBackend.curves`."""
         _fill(self.gt_dataset, garments)
-        return _curves(self, photos, areas, max_detections)
+        return _curves(self, images, areas, max_detections)
 
     def _prepare(self) -> None:
-        pass
+        """Replace the library's, which reads objects from COCO data sets."""
 
-    def computeIoU(self, photo: int, category_id: int) -> list[list[float]]:
-        return self._similarities[photo][: self.params.maxDets[-1]]
+    def computeIoU(self, image: int, category_id: int) -> list[list[float]]:
+        """Return the similarities of an image: G numbers for each detection within the limit."""
+        return self._similarities[image][: self.params.maxDets[-1]]
 
 
 Backend = PycocotoolsBackend | FasterCocoEvalBackend
 BACKENDS = {"pycocotools": PycocotoolsBackend, "faster-coco-eval": FasterCocoEvalBackend}
 
 
-def _fill(dataset, objects: Objects) -> None:
-    """Give the C++ data set, emptied, the objects of each photo."""
+def _fill(dataset: Any, objects: Objects) -> None:
+    """Give the C++ data set, emptied, the objects of each image."""
     dataset.clean()
-    for photo, of_photo in enumerate(objects):
-        for values in of_photo:
-            dataset.append_ref(photo, _CLASS, values)
+    for image, of_image in enumerate(objects):
+        for values in of_image:
+            dataset.append_ref(image, _CLASS, values)
 
 
 def _curves(
-    engine: Backend, photos: np.ndarray, areas: Ranges, max_detections: Sequence[int]
+    backend: Backend, images: np.ndarray, areas: Ranges, max_detections: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    parameters = engine.params
-    parameters.imgIds, parameters.catIds = photos.tolist(), [_CLASS]
+    parameters = backend.params
+    parameters.imgIds, parameters.catIds = images.tolist(), [_CLASS]
     parameters.areaRng, parameters.maxDets = [list(area) for area in areas], list(max_detections)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        engine.evaluate()
-        engine.accumulate()
-    return engine.eval["precision"][:, :, 0], engine.eval["recall"][:, 0]
+        backend.evaluate()
+        backend.accumulate()
+    return backend.eval["precision"][:, :, 0], backend.eval["recall"][:, 0]

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -12,23 +12,59 @@ from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
 from kgdet_d2.evaluation.average_precision import average_precisions
-from kgdet_d2.evaluation.ground_truth import GroundTruth
+from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
 from kgdet_d2.utils.io import atomic_write, write_json_array
 
 logger = logging.getLogger(__name__)
 
 
+def load_ground_truth(dataset_name: str) -> AnnotationTable:
+    """Return the annotations of a registered dataset, to evaluate on.
+
+    Args:
+        dataset_name: a dataset whose metadata holds ``keypoint_schema``. Where the catalog gives a
+            ``FashionDataset``, these are its own columns, without the garments that its dicts leave out
+            because their box has no area; otherwise it gives dataset dicts with class-local landmarks.
+
+    Raises:
+        ValueError: the metadata has no schema, or see :meth:`AnnotationTable.from_dataset_dicts`.
+    """
+    schema = MetadataCatalog.get(dataset_name).get("keypoint_schema")
+    if schema is None:
+        raise ValueError(f"dataset {dataset_name!r}: its metadata lacks keypoint_schema")
+    dataset = DatasetCatalog.get(dataset_name)
+    annotations = getattr(dataset, "annotations", None)
+    if isinstance(annotations, AnnotationTable):
+        return annotations.with_area()
+    return AnnotationTable.from_dataset_dicts(dataset, schema)
+
+
 class FashionEvaluator(DatasetEvaluator):
     """COCO's box AP and landmark AP, both means over the classes that occur in the ground truth.
 
     Results are in percent, nan where there is no ground truth: "bbox" and "keypoints" as COCOEvaluator has
-    them, with COCO's AR beside, and "keypoints_visible"; each is what :meth:`AveragePrecision.summary` says.
+    them, with COCO's AR beside, and "keypoints_visible"; each is an :meth:`AveragePrecision.summary`.
     Under "keypoints" visible and occluded landmarks count, under "keypoints_visible" visible ones only; a
-    model whose instances have no pred_keypoints has neither. The
-    numbers are those of pycocotools on the landmarks of all classes with one sigma each.
+    model whose instances have no pred_keypoints has neither. The numbers are those of pycocotools on the
+    landmarks of all classes with one sigma each.
 
-    Photos of the dataset that were not predicted count as missed, with a warning.
+    Images of the dataset that were not predicted count as missed, with a warning.
+
+    Args:
+        dataset_name: a registered dataset, see :func:`load_ground_truth`.
+        kpt_oks_sigmas: K sigmas over the global slots; none: the schema's.
+        distributed: gather the predictions of all processes; otherwise evaluate this one's.
+        output_dir: the folder for ``predictions.npz``, see :class:`Predictions`; None: nothing is written.
+        max_dets_per_image: the most detections of one class that count, best scores first; for boxes only.
+        use_fast_impl: compute with faster-coco-eval; otherwise with pycocotools, which is slower and gives
+            the same numbers.
+        save_coco_results: write ``coco_instances_results.json``, too, see :meth:`Predictions.coco_results`.
+            It takes some 5 KB a detection.
+
+    Raises:
+        ValueError: when the metadata has no schema, the sigmas do not fit the schema, or the dataset has no
+            garment.
     """
 
     def __init__(
@@ -42,39 +78,20 @@ class FashionEvaluator(DatasetEvaluator):
         use_fast_impl: bool = True,
         save_coco_results: bool = False,
     ) -> None:
-        """
-        Args:
-            dataset_name: a registered dataset of dicts with class-local landmarks, whose metadata holds
-                ``keypoint_schema``.
-            kpt_oks_sigmas: K sigmas over the global slots; none: the schema's.
-            distributed: gather the predictions of all processes; otherwise evaluate this one's.
-            output_dir: where ``predictions.npz`` goes, see :class:`Predictions`; None: nothing is written.
-            max_dets_per_image: of one class, best scores first; for boxes only.
-            use_fast_impl: compute with faster-coco-eval; otherwise with pycocotools, which is slower and
-                gives the same numbers.
-            save_coco_results: write ``coco_instances_results.json``, too, see
-                :meth:`Predictions.coco_results`. It takes some 5 KB a detection.
-
-        Raises:
-            ValueError: when the metadata has no schema, the sigmas do not fit the schema, or the dataset
-                has no garment.
-        """
-        schema = MetadataCatalog.get(dataset_name).get("keypoint_schema")
-        if schema is None:
-            raise ValueError(f"dataset {dataset_name!r}: its metadata lacks keypoint_schema")
+        self.dataset_name = dataset_name
+        self.distributed = distributed
+        self.output_dir = output_dir
+        self.max_dets_per_image = max_dets_per_image
+        self.backend = "faster-coco-eval" if use_fast_impl else "pycocotools"
+        self.save_coco_results = save_coco_results
+        self.ground_truth = load_ground_truth(dataset_name)
+        schema = self.ground_truth.schema
         self.sigmas = list(kpt_oks_sigmas) or list(schema.sigmas)
         if len(self.sigmas) != schema.num_keypoints:
             raise ValueError(
                 f"OKS sigmas (TEST.KEYPOINT_OKS_SIGMAS) for dataset {dataset_name!r}: expected "
                 f"{schema.num_keypoints}, one per landmark of {schema.name!r}, got {len(self.sigmas)}"
             )
-        self.dataset_name = dataset_name
-        self.distributed = distributed
-        self.output_dir = output_dir
-        self.max_dets_per_image = max_dets_per_image
-        self.engine = "faster-coco-eval" if use_fast_impl else "pycocotools"
-        self.save_coco_results = save_coco_results
-        self.ground_truth = GroundTruth.from_dataset_dicts(DatasetCatalog.get(dataset_name), schema)
         if not self.ground_truth.num_garments:
             raise ValueError(f"dataset {dataset_name!r}: expected garments to evaluate on, found none")
         self.reset()
@@ -100,7 +117,7 @@ class FashionEvaluator(DatasetEvaluator):
             image_id = record["image_id"]
             if image_id in self._predicted:
                 raise ValueError(f"image {image_id}: predicted more than once")
-            (row,) = truth.photo_rows([image_id])
+            (row,) = truth.image_rows([image_id])
             prediction = Predictions.from_instances(
                 output["instances"],
                 image_id=image_id,
@@ -111,12 +128,12 @@ class FashionEvaluator(DatasetEvaluator):
             self._predicted.add(image_id)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """The results, in the main process; in others an empty dict.
+        """Compute the results in the main process; in others return an empty dict.
 
         Raises:
             ValueError: naming an image that two processes have predicted.
         """
-        schema = self.ground_truth.schema
+        truth, schema = self.ground_truth, self.ground_truth.schema
         self._predictions = [Predictions.concatenate(self._predictions, schema)]
         gathered = self._predictions
         if self.distributed:
@@ -125,23 +142,23 @@ class FashionEvaluator(DatasetEvaluator):
             if not comm.is_main_process():
                 return {}
         predictions = gathered[0] if len(gathered) == 1 else Predictions.concatenate(gathered, schema)
-        missing = len(self.ground_truth) - len(predictions)
+        missing = len(truth) - len(predictions)
         if missing:
             logger.warning(
                 "%s: %d of %d photos were not predicted; their garments count as missed",
-                *(self.dataset_name, missing, len(self.ground_truth)),
+                *(self.dataset_name, missing, len(truth)),
             )
         if self.output_dir:
             self._save(predictions)
         curves = average_precisions(
-            self.ground_truth,
+            truth,
             predictions,
             sigmas=self.sigmas,
             max_detections=self.max_dets_per_image,
-            engine=self.engine,
+            backend=self.backend,
         )
         results = {task: whole.summary() for task, (whole,) in curves.items()}
-        log_scores(results, self.ground_truth)
+        log_scores(results, truth)
         return results
 
     def _save(self, predictions: Predictions) -> None:
@@ -151,7 +168,7 @@ class FashionEvaluator(DatasetEvaluator):
                 write_json_array(file, predictions.coco_results())
 
 
-def log_scores(results: dict[str, dict[str, float]], ground_truth: GroundTruth) -> None:
+def log_scores(results: Mapping[str, Mapping[str, float]], ground_truth: AnnotationTable) -> None:
     """Log the results: a small table for each task, and one of AP by class."""
     for task, scores in results.items():
         overall = {name: score for name, score in scores.items() if not name.startswith("AP-")}

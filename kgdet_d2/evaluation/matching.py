@@ -1,53 +1,60 @@
-"""Which detections lie on which garments."""
+"""Matching of detections with garments by the overlap of their boxes."""
 
 from itertools import pairwise
 
 import numpy as np
 
-from kgdet_d2.evaluation.ground_truth import GroundTruth
 from kgdet_d2.evaluation.similarity import BoxIoU
+from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
 
 
 class BoxMatcher:
-    """The P pairs of a garment and a detection of one photo, of any classes, whose boxes overlap.
+    """The P pairs of a garment and a detection of one image, of any classes, whose boxes overlap.
 
     Args:
-        ground_truth, predictions: of one schema.
+        ground_truth: N images with G garments.
+        predictions: D detections, of the same schema.
         minimum: the least IoU (COCO's) of a pair.
 
     Attributes:
-        ground_truth, predictions: those.
-        minimum: that.
+        ground_truth: the images and garments.
+        predictions: the detections.
+        minimum: the least IoU of a pair.
         detection: int64 (P,), rows of the predictions' detections, never falling.
         garment: int64 (P,), rows of the ground truth's garments.
         iou: float64 (P,).
-        same_class: bool (P,), whether the class that was predicted is the garment's.
+        same_class: bool (P,), whether the predicted class is the garment's.
 
     Raises:
         ValueError: an image that was predicted is not in the ground truth.
     """
 
-    def __init__(self, ground_truth: GroundTruth, predictions: Predictions, *, minimum: float = 0.1) -> None:
+    def __init__(
+        self, ground_truth: AnnotationTable, predictions: Predictions, *, minimum: float = 0.1
+    ) -> None:
         self.ground_truth, self.predictions, self.minimum = ground_truth, predictions, minimum
         box_iou = BoxIoU(ground_truth, predictions)
-        photos = ground_truth.photo_rows(predictions.image_id)
-        pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-        for photo, ends in zip(photos, pairwise(predictions.detection_offsets), strict=True):
-            garments = np.arange(*ground_truth.garment_offsets[photo : photo + 2])
-            detections = np.arange(*ends)
-            if len(garments) and len(detections):
-                iou = box_iou(garments, detections)
+        images = ground_truth.image_rows(predictions.image_id)
+        detections, garments, ious = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+        for image, ends in zip(images, pairwise(predictions.detection_offsets), strict=True):
+            of_image = np.arange(*ground_truth.garment_offsets[image : image + 2])
+            detected = np.arange(*ends)
+            if len(of_image) and len(detected):
+                iou = box_iou(of_image, detected)  # (D, G) of this image
                 rows, columns = np.nonzero(iou >= minimum)
-                pairs.append((detections[rows], garments[columns], iou[rows, columns]))
-        self.detection, self.garment, self.iou = map(np.concatenate, zip(*pairs, strict=True))
-        predicted = predictions.category_id[self.detection]
-        self.same_class = predicted == ground_truth.category_id[self.garment]
+                detections.append(detected[rows])
+                garments.append(of_image[columns])
+                ious.append(iou[rows, columns])
+        self.detection, self.garment = np.concatenate(detections), np.concatenate(garments)
+        self.iou = np.concatenate(ious)
+        predicted_class = predictions.category_id[self.detection]
+        self.same_class = predicted_class == ground_truth.category_id[self.garment]
 
     def match(
         self, *, iou: float = 0.5, same_class: bool = True, score_threshold: float = -np.inf
     ) -> np.ndarray:
-        """COCO's greedy matching: the best score chooses first, the free garment of the highest IoU.
+        """Match greedily as COCO does: the best score chooses first, the free garment of the highest IoU.
 
         A crowd is taken when nothing else is left, and stays free.
 
@@ -73,7 +80,7 @@ class BoxMatcher:
         return matched
 
     def best(self, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For every detection the garment that it overlaps most.
+        """Find for every detection the garment that it overlaps most.
 
         Args:
             among: bool (P,), the pairs that count.

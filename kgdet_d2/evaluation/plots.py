@@ -1,6 +1,7 @@
-"""Figures of an evaluation. Each function returns a matplotlib figure that no window knows of."""
+"""Figures of an evaluation: matplotlib figures that are not registered with pyplot, so no window opens."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -21,7 +22,7 @@ def save_png(figure: Figure, path: str | Path) -> None:
 
 
 def confusion_figure(confusion: Mapping, score_threshold: float) -> Figure:
-    """The matrix of :func:`error_report`. Colours are shares of a row, numbers are counts."""
+    """Draw the matrix of :func:`error_report`. Colours are shares of a row, numbers are counts."""
     counts = np.array(confusion["counts"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 3.5 + 0.55 * len(counts)
@@ -43,7 +44,7 @@ def confusion_figure(confusion: Mapping, score_threshold: float) -> Figure:
 
 
 def errors_figure(kinds: Mapping[str, Mapping], average_precision: float) -> Figure:
-    """dAP of each kind of error, and what part of it each class has, of :func:`error_report`."""
+    """Draw the dAP of each error type, and each class's part of it, from :func:`error_report`."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.4])
     gains = np.nan_to_num([row["dAP"] for row in kinds.values()])
@@ -66,13 +67,13 @@ def errors_figure(kinds: Mapping[str, Mapping], average_precision: float) -> Fig
 
 
 def precision_recall_figure(results: Mapping[str, AveragePrecision]) -> Figure:
-    """Precision against recall of each class, at a similarity (IoU or OKS) of 0.5; a panel for each title."""
+    """Draw precision against recall of each class at a similarity (IoU or OKS) of 0.5, a panel a title."""
     figure = Figure(figsize=(5 * len(results) + 2, 5), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(results), sharey=True))
     for axes, (title, result) in zip(panels, results.items(), strict=True):
         curves = result.precision[0, :, :, 0, -1].T
-        styles = [(colour, line) for line in ("-", "--", ":") for colour in _colours(10)]
-        for name, curve, (colour, line) in zip(result.class_names, curves, styles, strict=False):
+        styles = product(("-", "--", ":"), _colours(10))
+        for name, curve, (line, colour) in zip(result.class_names, curves, styles, strict=False):
             if (curve >= 0).all():
                 axes.plot(_RECALLS, curve, line, color=colour, label=name, linewidth=1.4)
         axes.set(xlabel="recall", title=title, xlim=(0, 1), ylim=(0, 1.02))
@@ -85,7 +86,7 @@ def precision_recall_figure(results: Mapping[str, AveragePrecision]) -> Figure:
 
 
 def keypoint_figure(by_keypoint: Mapping[str, Mapping]) -> Figure:
-    """NE of the worst landmarks, of :func:`keypoint_report`, and how many garments it is the mean of."""
+    """Draw the NE of the worst landmarks of :func:`keypoint_report`, and the number of garments found."""
     worst = worst_keypoints(by_keypoint)
     figure = Figure(figsize=(9, 1.5 + 0.3 * max(len(worst), 3)), layout="constrained")
     axes = figure.add_subplot()

@@ -1,8 +1,8 @@
-"""What tools/evaluate_predictions.py reports: a dict that JSON can hold, tables of it, and a list of errors.
+"""The report of an evaluation: a dict that JSON can hold, tables of it, and a list of errors.
 
 A report is ``{"dataset", "predictions", "photos", "photos_predicted", "detections", "garments": {class:
 count}, "scores": {task: AveragePrecision.summary()}, "landmark_error": {"visible", "labelled":
-landmark_report()}, "subsets": subset_scores(), "errors": error_report()}``; the last two may be missing.
+keypoint_report()}, "subsets": subset_scores(), "errors": error_report()}``; the last three may be missing.
 Where there was nothing to compute from there is nan.
 """
 
@@ -11,28 +11,29 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 from tabulate import tabulate
 
 from kgdet_d2.evaluation.keypoint_error import THRESHOLDS, KeypointErrors
-from kgdet_d2.evaluation.tide import ERRORS, DetectionErrors, Kind, confusion_matrix
+from kgdet_d2.evaluation.tide import ERRORS, DetectionErrors, ErrorType, confusion_matrix
 
 TASKS = {"bbox": "box", "keypoints": "landmarks", "keypoints_visible": "visible landmarks"}
 MEANINGS = {
-    Kind.CLS: "place right, class wrong",
-    Kind.LOC: "class right, place inexact",
-    Kind.BOTH: "class wrong, place inexact",
-    Kind.DUPE: "garment found before",
-    Kind.BKG: "no garment there",
-    Kind.MISS: "garment not found",
+    ErrorType.CLS: "place right, class wrong",
+    ErrorType.LOC: "class right, place inexact",
+    ErrorType.BOTH: "class wrong, place inexact",
+    ErrorType.DUPE: "garment found before",
+    ErrorType.BKG: "no garment there",
+    ErrorType.MISS: "garment not found",
 }
 WORST = 20
 _AP = ("AP", "AP50", "AP75")
 
 
 def keypoint_report(errors: KeypointErrors) -> dict[str, dict]:
-    """Normalised errors and PCK, overall, by class and by landmark."""
+    """Return normalised errors and PCK, overall, by class and by landmark."""
     return {
         "overall": errors.overall(),
         "by_class": errors.by_class(),
@@ -41,7 +42,11 @@ def keypoint_report(errors: KeypointErrors) -> dict[str, dict]:
 
 
 def error_report(errors: DetectionErrors, *, score_threshold: float) -> dict:
-    """TIDE's errors and the confusion matrix.
+    """Return TIDE's errors and the confusion matrix.
+
+    Args:
+        errors: the errors of all detections.
+        score_threshold: the least score of detections in the confusion matrix.
 
     Returns:
         ``{"AP50": in percent, "kinds": {"Cls": {"count", "dAP": in percent, "by_class": {class: {"count",
@@ -49,21 +54,19 @@ def error_report(errors: DetectionErrors, *, score_threshold: float) -> dict:
         names, "counts": C + 1 lists}}``. AP50 and kinds are of all detections, the confusion is of those with
         that score or a higher one, see :func:`confusion_matrix`.
     """
-    truth = errors.overlaps.ground_truth
-    names = truth.schema.class_names
+    names = errors.matcher.ground_truth.schema.class_names
     counts, gains = errors.counts(), errors.delta_average_precision()
     kinds = {}
-    for kind in ERRORS:
-        rows = zip(counts[kind].tolist(), (100 * gains[kind]).tolist(), strict=True)
-        by_class = {
-            name: {"count": count, "dAP": gain} for name, (count, gain) in zip(names, rows, strict=True)
-        }
-        kinds[kind.name.capitalize()] = {
-            "count": int(counts[kind].sum()),
-            "dAP": 100 * _nanmean(gains[kind]),
+    for error in ERRORS:
+        by_class = {}
+        for index, name in enumerate(names):
+            by_class[name] = {"count": int(counts[error][index]), "dAP": 100 * float(gains[error][index])}
+        kinds[_type_name(error)] = {
+            "count": int(counts[error].sum()),
+            "dAP": 100 * _nanmean(gains[error]),
             "by_class": by_class,
         }
-    confusion = confusion_matrix(errors.overlaps, score_threshold=score_threshold)
+    confusion = confusion_matrix(errors.matcher, score_threshold=score_threshold)
     return {
         "AP50": 100 * _nanmean(errors.average_precision()),
         "kinds": kinds,
@@ -76,41 +79,46 @@ def error_report(errors: DetectionErrors, *, score_threshold: float) -> dict:
     }
 
 
+def _type_name(error: ErrorType) -> str:
+    """Return an error type's name in reports, such as "Cls"."""
+    return error.name.capitalize()
+
+
 def report_json(report: Mapping) -> bytes:
-    """The report as JSON, null for nan."""
+    """Return the report as JSON, null for nan."""
     return json.dumps(_nulled(report), indent=2, allow_nan=False).encode() + b"\n"
 
 
 def errors_csv(errors: DetectionErrors, *, score_threshold: float) -> Iterator[bytes]:
-    """One line for each wrong detection with that score or a higher one, and each garment that these miss.
+    """Generate a line for each wrong detection with that score or a higher one and each garment they miss.
 
-    ``kind`` is TIDE's. The garment is the one it would be (Cls, Loc) or that was found before (Dupe); the
-    other kinds of detections have none. Boxes are x1 y1 x2 y2 in pixels.
+    ``kind`` is TIDE's error type. The garment is the one it would be (Cls, Loc) or that was found before
+    (Dupe); the other types of detections have none. Boxes are x1 y1 x2 y2 in pixels.
     """
-    truth, predictions = errors.overlaps.ground_truth, errors.overlaps.predictions
+    truth, predictions = errors.matcher.ground_truth, errors.matcher.predictions
     names = truth.schema.class_names
     corners = ("x1", "y1", "x2", "y2")
     columns = ["image_id", "kind", "score", "predicted", *corners, "garment"]
     yield _csv_line([*columns, *(f"garment_{corner}" for corner in corners)])
 
-    def box(corners: np.ndarray) -> list[str]:
-        return [f"{corner:.1f}" for corner in corners]
+    def box_cells(box: np.ndarray) -> list[str]:
+        return [f"{corner:.1f}" for corner in box]
 
-    def garment(row: int) -> list[str]:
-        return [names[truth.category_id[row]], *box(truth.box[row])] if row >= 0 else [""] * 5
+    def garment_cells(row: int) -> list[str]:
+        if row < 0:
+            return [""] * 5
+        return [names[truth.category_id[row]], *box_cells(truth.box[row])]
 
-    wrong = np.isin(errors.kind, ERRORS) & (predictions.score >= score_threshold)
+    wrong = np.isin(errors.error_type, ERRORS) & (predictions.score >= score_threshold)
     for row in np.flatnonzero(wrong).tolist():
-        image_id, kind = predictions.image_id[predictions.detection_image[row]], Kind(errors.kind[row])
-        found = [
-            f"{predictions.score[row]:.4f}",
-            names[predictions.category_id[row]],
-            *box(predictions.box[row]),
-        ]
-        yield _csv_line([image_id, kind.name.capitalize(), *found, *garment(errors.garment[row])])
+        image_id = predictions.image_id[predictions.detection_image[row]]
+        kind = _type_name(ErrorType(errors.error_type[row]))
+        score, predicted = f"{predictions.score[row]:.4f}", names[predictions.category_id[row]]
+        detection_cells = [image_id, kind, score, predicted, *box_cells(predictions.box[row])]
+        yield _csv_line([*detection_cells, *garment_cells(errors.garment[row])])
     for row in np.flatnonzero(errors.missed(score_threshold)).tolist():
         image_id = truth.image_id[truth.garment_image[row]]
-        yield _csv_line([image_id, "Miss", *[""] * 6, *garment(row)])
+        yield _csv_line([image_id, _type_name(ErrorType.MISS), *[""] * 6, *garment_cells(row)])
 
 
 def _csv_line(cells: Sequence) -> bytes:
@@ -120,11 +128,11 @@ def _csv_line(cells: Sequence) -> bytes:
 
 
 def markdown(report: Mapping) -> str:
-    """The report's tables, a heading above each. AP and PCK are in percent, "-" is for nan."""
-    predicted, photos = report["photos_predicted"], report["photos"]
+    """Return the report's tables, a heading above each. AP and PCK are in percent, "-" is for nan."""
+    predicted, images = report["photos_predicted"], report["photos"]
     parts = [
         f"# {report['dataset']}\n\n{report['predictions']}: {report['detections']:,} detections in "
-        f"{predicted:,} of {photos:,} photos with {sum(report['garments'].values()):,} garments.",
+        f"{predicted:,} of {images:,} photos with {sum(report['garments'].values()):,} garments.",
         *_score_tables(report),
     ]
     if "landmark_error" in report:
@@ -138,33 +146,33 @@ def markdown(report: Mapping) -> str:
 
 def _score_tables(report: Mapping) -> list[str]:
     scores = report["scores"]
+    titles = [TASKS[task] for task in scores]
     columns = [*_AP, "APs", "APm", "APl", "AR", "ARs", "ARm", "ARl"]
-    rows, titles = [], [TASKS[task] for task in scores]
+    rows = []
     for task, title in zip(scores, titles, strict=True):
         values = {"AR": scores[task].get("AR100"), **scores[task]}  # of boxes COCO's AR is that of 100
         rows.append([title, *(values.get(column, math.nan) for column in columns)])
     overall = _table("Average precision", ["", *columns], rows)
-    rows = [
-        [name, count, *(scores[task][f"AP-{name}"] for task in scores)]
-        for name, count in report["garments"].items()
-    ]
+    rows = []
+    for name, count in report["garments"].items():
+        rows.append([name, count, *(scores[task][f"AP-{name}"] for task in scores)])
     headers = ["class", "garments", *(f"{title} AP" for title in titles)]
     return [overall, _table("Average precision by class", headers, rows)]
 
 
 def _subset_table(subsets: Sequence[Mapping]) -> str:
     tasks = [task for task in TASKS if all(task in row for row in subsets)]
-    headers = ["attribute", "value", "garments"]
-    headers += [f"{TASKS[task]} {score}" for task in tasks for score in _AP]
-    rows = [
-        [row["attribute"], row["name"], row["garments"], *(row[t][s] for t in tasks for s in _AP)]
-        for row in subsets
-    ]
+    columns = list(product(tasks, _AP))
+    headers = ["attribute", "value", "garments", *(f"{TASKS[task]} {score}" for task, score in columns)]
+    rows = []
+    for row in subsets:
+        scores = [row[task][score] for task, score in columns]
+        rows.append([row["attribute"], row["name"], row["garments"], *scores])
     return _table("Average precision by attribute", headers, rows)
 
 
 def _landmark_tables(errors: Mapping[str, Mapping]) -> list[str]:
-    """Overall and by class for visible landmarks and for labelled ones, the worst of the visible."""
+    """Return tables of visible and of labelled landmarks, overall and by class, and the worst visible."""
     tables = []
     for labelled, scores in errors.items():
         rows = {name: row for name, row in scores["by_class"].items() if row["garments"]} | scores["overall"]
@@ -174,13 +182,14 @@ def _landmark_tables(errors: Mapping[str, Mapping]) -> list[str]:
 
 
 def worst_keypoints(by_keypoint: Mapping[str, Mapping], count: int = WORST) -> dict[str, Mapping]:
-    """Those with the highest NE, the highest first; landmarks that were never found are not among them."""
-    known = [(name, row) for name, row in by_keypoint.items() if not math.isnan(row["NE"])]
-    return dict(sorted(known, key=lambda item: -item[1]["NE"])[:count])
+    """Return the landmarks with the highest NE, the highest first, without those that were never found."""
+    found = [name for name, row in by_keypoint.items() if not math.isnan(row["NE"])]
+    worst = sorted(found, key=lambda name: -by_keypoint[name]["NE"])[:count]
+    return {name: by_keypoint[name] for name in worst}
 
 
 def _landmark_table(title: str, rows: Mapping[str, Mapping]) -> str:
-    shares = [f"{name}@{threshold:g}" for threshold in THRESHOLDS for name in ("PCK", "PCK_all")]
+    shares = [f"{name}@{threshold:g}" for threshold, name in product(THRESHOLDS, ("PCK", "PCK_all"))]
     scores = ["garments", "garments_found", "NE", "NE_box", *shares]
     cells = [[name, *(row[score] for score in scores)] for name, row in rows.items()]
     digits = ["", "", "", ".4f", ".4f", *[".2f"] * len(shares)]
@@ -189,33 +198,28 @@ def _landmark_table(title: str, rows: Mapping[str, Mapping]) -> str:
 
 def _error_tables(errors: Mapping, garments: Mapping[str, int]) -> list[str]:
     kinds, threshold = errors["kinds"], errors["score_threshold"]
-    rows = [
-        [kind.name.capitalize(), MEANINGS[kind], row["count"], row["dAP"]]
-        for kind, row in zip(MEANINGS, kinds.values(), strict=True)
-    ]
+    rows: list[list] = []
+    for error, meaning in MEANINGS.items():
+        row = kinds[_type_name(error)]
+        rows.append([_type_name(error), meaning, row["count"], row["dAP"]])
     rows.append(["", "AP50 as it is", math.nan, errors["AP50"]])
     title = "Errors of boxes, and the AP50 that mending one kind would gain (dAP)"
     overall = _table(title, ["kind", "meaning", "count", "dAP"], rows)
-    rows = [
-        [name, count, *(kinds[kind]["by_class"][name]["dAP"] for kind in kinds)]
-        for name, count in garments.items()
-    ]
+    rows = []
+    for name, count in garments.items():
+        rows.append([name, count, *(row["by_class"][name]["dAP"] for row in kinds.values())])
     by_class = _table("dAP by class", ["class", "garments", *kinds], rows)
-    rows = [
-        [name, count, *_taken_for(errors["confusion"], index)]
-        for index, (name, count) in enumerate(garments.items())
-        if count
-    ]
+    rows = []
+    for index, (name, count) in enumerate(garments.items()):
+        if count:
+            rows.append([name, count, *_confusion_cells(errors["confusion"], index)])
     headers = ["class", "garments", "right", "missed", "most often taken for", "times"]
-    return [
-        overall,
-        by_class,
-        _table(f"What garments are taken for, with a score of {threshold:g} or more", headers, rows),
-    ]
+    title = f"What garments are taken for, with a score of {threshold:g} or more"
+    return [overall, by_class, _table(title, headers, rows)]
 
 
-def _taken_for(confusion: Mapping, index: int) -> list:
-    """Right, missed, the commonest wrong class and how often."""
+def _confusion_cells(confusion: Mapping, index: int) -> list:
+    """Return right, missed, the commonest wrong class and its count."""
     *counts, missed = confusion["counts"][index]
     counts = np.array(counts)
     right, counts[index] = counts[index], 0
@@ -232,11 +236,13 @@ def _table(
 
 
 def _nanmean(values: np.ndarray) -> float:
+    """Return the mean of what is not nan, nan of nothing, without numpy's warning."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan
 
 
 def _nulled(value: object) -> object:
+    """Return a copy of nested mappings, lists and tuples with None for nan."""
     if isinstance(value, Mapping):
         return {key: _nulled(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

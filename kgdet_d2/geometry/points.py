@@ -10,6 +10,9 @@ This is the only file that knows that order.
 import torch
 from torch import Tensor
 
+# Image, row and column, (n,) each, of n chosen locations of one level.
+GridIndex = tuple[Tensor, Tensor, Tensor]
+
 
 def make_locations(
     sizes: list[tuple[int, int]], strides: list[int], device: torch.device
@@ -31,6 +34,41 @@ def make_locations(
         cells.append(torch.stack([xx, yy], dim=-1).reshape(-1, 2))
         cell_strides.append(torch.full((height * width,), float(stride), device=device))
     return torch.cat(cells), torch.cat(cell_strides)
+
+
+def gather_locations(maps: Tensor, grid_index: GridIndex) -> Tensor:
+    """Gather maps (N, D, H, W) at chosen locations: (n, D)."""
+    image, row, column = grid_index
+    return maps[image, :, row, column]
+
+
+def flatten_grid_indices(grid_indices: list[GridIndex], maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Count chosen locations through all levels, in the order of :func:`make_locations`.
+
+    Args:
+        grid_indices: of each level.
+        maps: (N, D, H, W) of each level; their sizes count.
+
+    Returns:
+        The images (n,), and the location's indices 0..L-1 (n,); n over all levels.
+    """
+    start, images, location_ids = 0, [], []
+    for (image, row, column), level_map in zip(grid_indices, maps, strict=True):
+        height, width = level_map.shape[-2:]
+        images.append(image)
+        location_ids.append(start + row * width + column)
+        start += height * width
+    return torch.cat(images), torch.cat(location_ids)
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """Return ``x`` itself; its gradient is multiplied by ``factor``."""
+    return x.detach() * (1 - factor) + x * factor
+
+
+def to_float32(x: Tensor) -> Tensor:
+    """Convert to float32 what is of half precision, in which neither points nor scores are exact enough."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def split_points(offsets: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kgdet_d2.layers.numerics import to_float32
+from kgdet_d2.geometry.points import to_float32
 
 # So many bytes are read before they are multiplied: enough for a product to run at the processor's full rate,
 # few enough for them to stay in its cache.

@@ -9,9 +9,8 @@ from detectron2.layers import deform_conv as detectron2_deform_conv
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from kgdet_d2.geometry.points import sampling_positions
+from kgdet_d2.geometry.points import sampling_positions, to_float32
 from kgdet_d2.layers.bilinear_gather import BilinearNeighbors, deform_conv_gather
-from kgdet_d2.layers.numerics import to_float32
 
 # None in a Detectron2 that was built without its compiled part.
 _COMPILED = getattr(detectron2_deform_conv, "_C", None)

@@ -12,8 +12,8 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from kgdet_d2.geometry.flip import mirror_boxes, mirror_columns, mirror_offsets
-from kgdet_d2.modeling.heads.kgdet_head import StageOutput
-from kgdet_d2.schema import DEEPFASHION2, schema_of
+from kgdet_d2.modeling.heads.outputs import StageOutput
+from kgdet_d2.schema import DEEPFASHION2, KeypointSchema, get_schema
 
 # Landmarks of short sleeve outwear, from 1, that the release's table exchanges.
 _RELEASED_PAIRS = ((2, 26), (4, 6))
@@ -49,7 +49,7 @@ class FlipFusion(nn.Module):
         return {
             "on_images": flip.MODE == "image",
             "in_training": flip.IN_TRAINING,
-            "flip_map": keypoint_flip_map(cfg.MODEL.KGDET.NUM_KEYPOINTS, flip.PERMUTATION),
+            "flip_map": keypoint_flip_map(get_schema(cfg.MODEL.KGDET.SCHEMA), flip.PERMUTATION),
         }
 
     def forward(
@@ -138,17 +138,16 @@ def _mean(own: Tensor, mirrored: Tensor, axis: Tensor) -> Tensor:
     return torch.where(has_partner, (own + partner) / 2, own)
 
 
-def keypoint_flip_map(num_keypoints: int, permutation: str) -> Tensor:
+def keypoint_flip_map(schema: KeypointSchema, permutation: str) -> Tensor:
     """int64 (K,): what each landmark slot is called in a mirror.
 
     Args:
-        num_keypoints: K tells the dataset, 294 DeepFashion2 and 8 FLD.
+        schema: the classes and their landmarks.
         permutation: "corrected", the schema's, or "released", DeepFashion2's as in the released system.
 
     Raises:
-        ValueError: no schema has so many landmarks, or there is no such permutation for it.
+        ValueError: the schema has no such permutation.
     """
-    schema = schema_of(num_keypoints)
     flip = torch.tensor(schema.flip_map)
     if permutation == "released" and schema is DEEPFASHION2:
         slots = schema.slots[schema.class_names.index("short sleeve outwear")]

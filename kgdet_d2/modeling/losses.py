@@ -15,10 +15,9 @@ from detectron2.structures import Instances
 from fvcore.nn import sigmoid_focal_loss, smooth_l1_loss
 from torch import Tensor
 
-from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points
-from kgdet_d2.layers.numerics import to_float32
+from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points, to_float32
 from kgdet_d2.modeling.assigners import IGNORED, assign_by_center, assign_by_iou
-from kgdet_d2.modeling.heads.kgdet_head import StageOutput
+from kgdet_d2.modeling.heads.outputs import StageOutput
 
 KEYPOINT_WEIGHTINGS = ("per_garment", "per_landmark")
 

@@ -12,7 +12,7 @@ from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from kgdet_d2.layers.numerics import to_float32
+from kgdet_d2.geometry.points import to_float32
 from kgdet_d2.modeling.heads.kgdet_head import PointSetHead
 
 PRECISIONS = ("float32", "bfloat16", "float16")

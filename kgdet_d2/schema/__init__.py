@@ -3,7 +3,6 @@
 from kgdet_d2.schema.deepfashion2 import DEEPFASHION2
 from kgdet_d2.schema.fld import FLD
 from kgdet_d2.schema.keypoint_schema import KeypointSchema
-from kgdet_d2.schema.lookup import schema_of
 
 _SCHEMAS: dict[str, KeypointSchema] = {}
 
@@ -32,4 +31,4 @@ def get_schema(name: str) -> KeypointSchema:
 register_schema(DEEPFASHION2)
 register_schema(FLD)
 
-__all__ = ["DEEPFASHION2", "FLD", "KeypointSchema", "get_schema", "register_schema", "schema_of"]
+__all__ = ["DEEPFASHION2", "FLD", "KeypointSchema", "get_schema", "register_schema"]

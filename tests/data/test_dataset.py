@@ -100,7 +100,7 @@ def test_training_takes_lists_of_dicts_too(registered, dataset):
 def test_training_needs_photos_of_the_same_classes(registered, tmp_path):
     register_fashion("fld", FLD, tmp_path, tmp_path / "fld.npz")
     AnnotationTable.from_photos([], FLD).save(tmp_path / "fld.npz")
-    with pytest.raises(ValueError, match="fld: expected photos with garments to train on, found none"):
+    with pytest.raises(ValueError, match="fld: expected images with garments to train on, found none"):
         training_dataset(["fld"], filter_empty=True)
     with pytest.raises(ValueError, match="dataset 'fld': expected the classes of 'mine', "):
         training_dataset([registered, "fld"], filter_empty=True)

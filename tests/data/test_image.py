@@ -88,7 +88,7 @@ def test_values_without_a_range_are_refused(tmp_path, dtype):
     path = str(tmp_path / "photo.tif")
     Image.fromarray(np.full((4, 4), 70000, dtype=dtype)).save(path)
     with pytest.raises(
-        RuntimeError, match=r"photo\.tif: cannot read the photo: expected 8 or 16 bits .*mode '"
+        RuntimeError, match=r"photo\.tif: cannot read the image: expected 8 or 16 bits .*mode '"
     ):
         read_image(path, "RGB")
 
@@ -102,15 +102,15 @@ def test_damaged_photos_are_named(tmp_path, ending):
     middle = len(content) // 2
     for damaged in (b"", b"no photo", content[:middle], content[:20]):
         path.write_bytes(damaged)
-        with pytest.raises(RuntimeError, match=rf"photo\.{ending}: cannot read the photo"):
+        with pytest.raises(RuntimeError, match=rf"photo\.{ending}: cannot read the image"):
             read_image(str(path), "RGB")
     path.unlink()
-    with pytest.raises(RuntimeError, match=rf"photo\.{ending}: cannot read the photo: .*No such file"):
+    with pytest.raises(RuntimeError, match=rf"photo\.{ending}: cannot read the image: .*No such file"):
         read_image(str(path), "RGB")
 
 
 def test_a_photo_larger_than_pillow_allows_is_named(path, monkeypatch):
     Image.new("L", (40, 40)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(RuntimeError, match=r"photo\.png: cannot read the photo: .*exceeds limit"):
+    with pytest.raises(RuntimeError, match=r"photo\.png: cannot read the image: .*exceeds limit"):
         read_image(path, "RGB")

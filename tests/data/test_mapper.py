@@ -235,16 +235,24 @@ def test_a_config_that_only_tests(cfg):
     assert FashionDatasetMapper(cfg, False).schema is DEEPFASHION2
 
 
-def test_the_datasets_must_have_one_schema(cfg, tmp_path):
+@pytest.mark.parametrize("architecture", ["KGDet", "RetinaNet", "GeneralizedRCNN"])
+def test_the_datasets_must_have_the_model_s_schema(cfg, tmp_path, architecture):
+    cfg.MODEL.META_ARCHITECTURE = architecture
     register_fashion("other", FLD, tmp_path, tmp_path / "other.npz")
     cfg.DATASETS.TEST = ("mine", "other")
-    with pytest.raises(ValueError, match="must have the same landmarks, got mine: deepfashion2, other: fld"):
+    expected = r"dataset 'other': expected .*SCHEMA = 'deepfashion2', got those of 'fld'"
+    with pytest.raises(ValueError, match=expected):
         FashionDatasetMapper(cfg, True)
+    cfg.MODEL.KGDET.SCHEMA = "fld"
+    with pytest.raises(ValueError, match=r"dataset 'mine': .* 'fld', got those of 'deepfashion2'"):
+        FashionDatasetMapper(cfg, False)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("other",)
+    assert FashionDatasetMapper(cfg, True).schema is FLD
     cfg.DATASETS.TEST = ("coco_2017_val",)
-    with pytest.raises(ValueError, match="'coco_2017_val' has no keypoint_schema"):
+    with pytest.raises(ValueError, match="'coco_2017_val': expected keypoint_schema"):
         FashionDatasetMapper(cfg, True)
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
-    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN and DATASETS\.TEST are both empty"):
+    cfg.DATASETS.TEST = ("nowhere",)
+    with pytest.raises(ValueError, match="'nowhere' is not registered"):
         FashionDatasetMapper(cfg, True)
 
 
@@ -253,7 +261,7 @@ def test_the_datasets_must_have_one_schema(cfg, tmp_path):
 
 def test_a_photo_that_cannot_be_read_is_named(records, image_root):
     (image_root / "000001.png").unlink()
-    with pytest.raises(RuntimeError, match=r"image/000001\.png: cannot read the photo: .*No such file"):
+    with pytest.raises(RuntimeError, match=r"image/000001\.png: cannot read the image: .*No such file"):
         mapper()(records[0])
 
 

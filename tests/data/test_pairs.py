@@ -76,7 +76,7 @@ def test_what_makes_a_pair():
 def test_no_pairs(other):
     pairs = ImagePairs(make_dataset([("user", 1, [1]), other]))
     assert len(pairs) == 0
-    with pytest.raises(ValueError, match="some/image: expected pairs of matching photos, found none"):
+    with pytest.raises(ValueError, match="some/image: expected pairs of matching images, found none"):
         build_pair_train_loader(pairs, mapper=dict, total_batch_size=2, num_workers=0)
 
 
@@ -107,5 +107,5 @@ def test_batches_are_pairs_and_a_pass_has_each_once(workers):
 def test_half_pairs_are_refused(batch, processes, monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: processes)
     pairs = ImagePairs(make_dataset([("user", 1, [1]), ("shop", 1, [1])]))
-    with pytest.raises(ValueError, match=f"pairs of photos in each of {processes} processes, got {batch}"):
+    with pytest.raises(ValueError, match=f"pairs of images in each of {processes} processes, got {batch}"):
         build_pair_train_loader(pairs, mapper=dict, total_batch_size=batch, num_workers=0)

@@ -127,13 +127,13 @@ def assert_equal(found, expected, task):
 
 
 def assert_all_equal(scene, tasks=TASKS):
-    """Both engines. -> how many cases: one class with garments in this set of photos, one task."""
+    """Both backends. -> how many cases: one class with garments in this set of photos, one task."""
     truth, predictions = columns(scene)
     cases = 0
     for task in tasks:
         expected = plain_pycocotools(scene, task)
-        for engine in BACKENDS:
-            assert_equal(*ours(truth, predictions, task, engine=engine), expected, task)
+        for backend in BACKENDS:
+            assert_equal(*ours(truth, predictions, task, backend=backend), expected, task)
         cases += int((expected.eval["recall"][0, :, 0, -1] > -1).sum())
     return cases
 
@@ -192,16 +192,14 @@ def test_similarities_to_the_last_bit(make_scene, task, schema):
             truth, predictions, sigmas=schema.sigmas, visible_only=visible_only
         )
     expected = plain_pycocotools(scene, task).ious
-    pairs = 0
-    for candidates in pairs_by_class(truth, predictions, max_detections=100):
-        for photo, garments, detections in zip(
-            candidates.photos, candidates.garments, candidates.detections, strict=True
-        ):
+    compared = 0
+    for pairs in pairs_by_class(truth, predictions, max_detections=100):
+        for image, garments, detections in zip(pairs.images, pairs.garments, pairs.detections, strict=True):
             if len(garments) and len(detections):
                 found = similarity(garments, detections)
-                assert np.array_equal(found, expected[truth.image_id[photo], candidates.class_index])
-                pairs += found.size
-    assert pairs > 30
+                assert np.array_equal(found, expected[truth.image_id[image], pairs.class_index])
+                compared += found.size
+    assert compared > 30
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -213,8 +211,8 @@ def test_more_detections_than_count(make_scene, task):
         assert max(len(output) for output in scene.outputs) > 150
         truth, predictions = columns(scene)
         expected = plain_pycocotools(scene, task)
-        for engine in BACKENDS:
-            assert_equal(*ours(truth, predictions, task, engine=engine), expected, task)
+        for backend in BACKENDS:
+            assert_equal(*ours(truth, predictions, task, backend=backend), expected, task)
 
 
 def test_other_limits_of_detections(make_scene):
@@ -241,24 +239,24 @@ def test_other_sigmas(make_scene):
     assert_equal(found, expected, "keypoints")
 
 
-@pytest.mark.parametrize("engine", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("task", TASKS)
-def test_subsets(make_scene, task, engine):
-    """Garments that do not count and photos that do not exist, several subsets in one call."""
+def test_subsets(make_scene, task, backend):
+    """Garments that do not count and images that do not exist, several subsets in one call."""
     rng = np.random.default_rng(0)
     scene = make_scene(rng, images=12, classes=(0, 6, 8), crowds=0.1, score_levels=6)
     truth, predictions = columns(scene)
-    garments, photos = rng.random(truth.num_garments) < 0.4, rng.random(len(truth)) < 0.4
+    garments, images = rng.random(truth.num_garments) < 0.4, rng.random(len(truth)) < 0.4
     subsets = [
         Subset(garments=garments),
-        Subset(photos=photos),
+        Subset(images=images),
         Subset(),
-        Subset(garments=garments, photos=photos),
+        Subset(garments=garments, images=images),
         Subset(garments=~garments),
-        Subset(photos=np.zeros_like(photos)),
+        Subset(images=np.zeros_like(images)),
     ]
-    found = ours(truth, predictions, task, engine=engine, subsets=subsets)
-    ids, ignored = truth.image_id[photos].tolist(), np.flatnonzero(~garments).tolist()
+    found = ours(truth, predictions, task, backend=backend, subsets=subsets)
+    ids, ignored = truth.image_id[images].tolist(), np.flatnonzero(~garments).tolist()
     assert_equal(found[0], plain_pycocotools(scene, task, ignored=ignored), task)
     assert_equal(found[1], plain_pycocotools(scene, task, image_ids=ids), task)
     assert_equal(found[2], plain_pycocotools(scene, task), task)
@@ -267,10 +265,10 @@ def test_subsets(make_scene, task, engine):
     assert (found[5].precision == -1).all() and (found[5].recall == -1).all()
 
 
-@pytest.mark.parametrize("mask", [{"garments": np.ones(3, bool)}, {"photos": np.ones(99, bool)}])
+@pytest.mark.parametrize("mask", [{"garments": np.ones(3, bool)}, {"images": np.ones(99, bool)}])
 def test_subset_of_another_length(make_scene, mask):
     truth, predictions = columns(make_scene(np.random.default_rng(0), images=4))
-    with pytest.raises(ValueError, match=r"subset: (garments|photos): expected bool \(\d+,\), got"):
+    with pytest.raises(ValueError, match=r"subset: (garments|images): expected bool \(\d+,\), got"):
         box_average_precision(truth, predictions, subsets=[Subset(**mask)])
 
 
@@ -298,18 +296,18 @@ def test_the_order_of_photos_is_of_no_account(make_scene, task):
     assert np.array_equal(one.precision, other.precision) and np.array_equal(one.recall, other.recall)
 
 
-@pytest.mark.parametrize("engine", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("task", TASKS)
-def test_nothing_predicted_and_nothing_to_find(make_scene, task, engine):
+def test_nothing_predicted_and_nothing_to_find(make_scene, task, backend):
     scene = make_scene(np.random.default_rng(0), images=5)
     truth, _ = columns(scene)
-    (found,) = ours(truth, Predictions.empty(DEEPFASHION2), task, engine=engine)
+    (found,) = ours(truth, Predictions.empty(DEEPFASHION2), task, backend=backend)
     scene.outputs = [output[:0] for output in scene.outputs]
     assert_equal(found, plain_pycocotools(scene, task), task)
     assert found.summary()["AP"] == 0
     for record in scene.records:
         record["annotations"] = []
-    (found,) = ours(*columns(scene), task, engine=engine)
+    (found,) = ours(*columns(scene), task, backend=backend)
     assert all(math.isnan(score) for score in found.summary().values())
 
 

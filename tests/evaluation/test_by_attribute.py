@@ -1,3 +1,5 @@
+"""AP by attributes, by hand and against plain pycocotools."""
+
 import contextlib
 import io
 import math
@@ -8,8 +10,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from kgdet_d2.evaluation.by_attribute import attribute_values, subset_scores
-from kgdet_d2.evaluation.ground_truth import GroundTruth
 from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
 from tests.helpers.columns import by_hand, columns
 
@@ -76,7 +78,7 @@ def plain_pycocotools(truth, predictions, task, counts, image_ids):
     """AP of the garments that count; the others have an area in no range (boxes), or no landmarks."""
     annotations = []
     for row in range(truth.num_garments):
-        x1, y1, x2, y2 = truth.box[row]
+        x1, y1, x2, y2 = truth.box[row].tolist()
         own = truth.keypoints[slice(*truth.keypoint_offsets[row : row + 2])].copy()
         if task == "keypoints_visible":
             own[own[:, 2] == 1] = 0
@@ -136,5 +138,5 @@ def test_nothing_found_and_nothing_to_find(make_instances):
     truth, predictions = by_hand(make_instances, ([("skirt", HERE, {"scale": 1})], []))
     (row,) = subset_scores(truth, predictions, attribute_values(truth))
     assert row["bbox"] == row["keypoints"] == {"AP": 0, "AP50": 0, "AP75": 0}
-    truth = GroundTruth.from_dataset_dicts([], DEEPFASHION2)
+    truth = AnnotationTable.from_dataset_dicts([], DEEPFASHION2)
     assert subset_scores(truth, Predictions.empty(DEEPFASHION2), attribute_values(truth)) == []

@@ -1,15 +1,17 @@
+"""Landmark errors against plain loops."""
+
 import math
 
 import numpy as np
 import pytest
 
-from kgdet_d2.evaluation.ground_truth import GroundTruth
 from kgdet_d2.evaluation.keypoint_error import THRESHOLDS, keypoint_errors
 from kgdet_d2.evaluation.matching import BoxMatcher
 from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
-from tests.evaluation.test_matching import plain_match
 from tests.helpers.columns import by_hand, columns
+from tests.helpers.plain_matching import plain_match
 
 
 def plain_errors(truth, predictions, visible_only):
@@ -17,12 +19,12 @@ def plain_errors(truth, predictions, visible_only):
     matched = plain_match(truth, predictions, 0.5, True, -1)
     rows = []
     for garment, category in enumerate(truth.category_id.tolist()):
-        x1, y1, x2, y2 = truth.box[garment]
+        x1, y1, x2, y2 = truth.box[garment].tolist()
         photo = truth.garment_image[garment]
         if truth.iscrowd[garment]:
             continue
         for local in range(truth.schema.num_class_keypoints(category)):
-            x, y, v = truth.keypoints[truth.keypoint_offsets[garment] + local]
+            x, y, v = truth.keypoints[truth.keypoint_offsets[garment] + local].tolist()
             if v < (2 if visible_only else 1):
                 continue
             errors = None
@@ -131,7 +133,7 @@ def test_nothing_found(make_instances, garments, detections):
 
 
 def test_no_photos_and_boxes_without_size(make_instances):
-    truth = GroundTruth.from_dataset_dicts([], DEEPFASHION2)
+    truth = AnnotationTable.from_dataset_dicts([], DEEPFASHION2)
     errors = keypoint_errors(BoxMatcher(truth, Predictions.empty(DEEPFASHION2)), visible_only=True)
     assert errors.overall()["all"]["garments"] == 0
     flat = ("skirt", (100, 100, 200, 100))

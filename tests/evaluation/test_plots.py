@@ -1,3 +1,5 @@
+"""Figures of an evaluation."""
+
 import math
 
 import numpy as np
@@ -35,8 +37,8 @@ def test_confusion():
 
 
 def test_errors(make_scene):
-    overlaps = BoxMatcher(*columns(make_scene(np.random.default_rng(0), FLD, images=20)))
-    report = error_report(find_errors(overlaps), score_threshold=0.3)
+    matcher = BoxMatcher(*columns(make_scene(np.random.default_rng(0), FLD, images=20)))
+    report = error_report(find_errors(matcher), score_threshold=0.3)
     left, right = plots.errors_figure(report["kinds"], report["AP50"]).axes
     gains = [row["dAP"] for row in report["kinds"].values()]
     assert [bar.get_width() for bar in left.patches] == pytest.approx(gains)
@@ -72,9 +74,9 @@ def test_landmarks():
 def test_files_of_nothing(make_instances, tmp_path):
     """No garment and no detection: figures without curves and bars; and no window has been asked for."""
     truth, predictions = by_hand(make_instances, ([], []))
-    overlaps = BoxMatcher(truth, predictions)
-    report = error_report(find_errors(overlaps), score_threshold=0.3)
-    by_keypoint = keypoint_errors(overlaps, visible_only=True).by_keypoint()
+    matcher = BoxMatcher(truth, predictions)
+    report = error_report(find_errors(matcher), score_threshold=0.3)
+    by_keypoint = keypoint_errors(matcher, visible_only=True).by_keypoint()
     figures = {
         "confusion": plots.confusion_figure(report["confusion"], 0.3),
         "errors": plots.errors_figure(report["kinds"], report["AP50"]),

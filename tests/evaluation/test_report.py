@@ -1,3 +1,5 @@
+"""The report's tables, its JSON and its list of errors."""
+
 import csv
 import json
 import math
@@ -13,7 +15,7 @@ from kgdet_d2.evaluation.report import (
     report_json,
     worst_keypoints,
 )
-from kgdet_d2.evaluation.tide import ERRORS, Kind, find_errors
+from kgdet_d2.evaluation.tide import ERRORS, ErrorType, find_errors
 from kgdet_d2.schema import DEEPFASHION2
 from tests.helpers.columns import by_hand, columns
 
@@ -74,7 +76,7 @@ def test_the_list_holds_every_error(make_scene):
         count = sum(row["kind"] == kind.name.capitalize() for row in rows)
         assert count == errors.counts()[kind].sum()
     assert not any(row["kind"] in ("Correct", "Ignored") for row in rows)
-    assert Kind.CORRECT in errors.kind
+    assert ErrorType.CORRECT in errors.error_type
 
 
 def test_worst_landmarks():

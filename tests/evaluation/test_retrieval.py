@@ -1,3 +1,5 @@
+"""RetrievalEvaluator against plain loops, and its errors."""
+
 import numpy as np
 import pytest
 import torch
@@ -124,7 +126,7 @@ def slow_accuracy(records, outputs):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_accuracy_is_that_of_plain_loops(seed, register, monkeypatch):
-    monkeypatch.setattr("kgdet_d2.evaluation.retrieval._QUERIES_AT_ONCE", 3)
+    monkeypatch.setattr("kgdet_d2.evaluation.retrieval._QUERIES_PER_CHUNK", 3)
     records, outputs = random_scene(np.random.default_rng(seed))
     found, expected = evaluate(register(records), records, outputs), slow_accuracy(records, outputs)
     assert found == pytest.approx(expected)

@@ -1,3 +1,5 @@
+"""TIDE's errors and the confusion matrix, by hand and against plain loops."""
+
 import math
 
 import numpy as np
@@ -5,10 +7,10 @@ import pytest
 
 from kgdet_d2.evaluation.average_precision import box_average_precision
 from kgdet_d2.evaluation.matching import BoxMatcher
-from kgdet_d2.evaluation.tide import ERRORS, Kind, confusion_matrix, find_errors
+from kgdet_d2.evaluation.tide import ERRORS, ErrorType, confusion_matrix, find_errors
 from kgdet_d2.schema import DEEPFASHION2, FLD
-from tests.evaluation.test_matching import plain_match, plain_pairs
 from tests.helpers.columns import CLASSES, by_hand, columns
+from tests.helpers.plain_matching import plain_match, plain_pairs
 
 BOX = (100, 100, 200, 200)
 INSIDE = (100, 100, 200, 130)  # IoU 0.3 with BOX
@@ -24,24 +26,28 @@ def find(case):
 @pytest.mark.parametrize(
     ("detections", "kinds", "missed"),
     [
-        ([("skirt", BOX)], [Kind.CORRECT], False),
-        ([("shorts", NEAR)], [Kind.CLS], False),
-        ([("skirt", INSIDE)], [Kind.LOC], False),
-        ([("shorts", INSIDE)], [Kind.BOTH], True),
-        ([("skirt", BOX), ("skirt", NEAR)], [Kind.CORRECT, Kind.DUPE], False),
-        ([("skirt", AWAY)], [Kind.BKG], True),
-        ([("skirt", NEAR), ("shorts", NEAR), ("skirt", INSIDE)], [Kind.CORRECT, Kind.CLS, Kind.LOC], False),
+        ([("skirt", BOX)], [ErrorType.CORRECT], False),
+        ([("shorts", NEAR)], [ErrorType.CLS], False),
+        ([("skirt", INSIDE)], [ErrorType.LOC], False),
+        ([("shorts", INSIDE)], [ErrorType.BOTH], True),
+        ([("skirt", BOX), ("skirt", NEAR)], [ErrorType.CORRECT, ErrorType.DUPE], False),
+        ([("skirt", AWAY)], [ErrorType.BKG], True),
+        (
+            [("skirt", NEAR), ("shorts", NEAR), ("skirt", INSIDE)],
+            [ErrorType.CORRECT, ErrorType.CLS, ErrorType.LOC],
+            False,
+        ),
         ([], [], True),
     ],
 )
 def test_each_kind(make_instances, detections, kinds, missed):
     scored = [(*detection, 0.9 - 0.1 * place) for place, detection in enumerate(detections)]
     errors = find(by_hand(make_instances, ([("skirt", BOX)], scored)))
-    assert errors.kind.tolist() == kinds
-    assert errors.garment.tolist() == [-1 if kind in (Kind.BOTH, Kind.BKG) else 0 for kind in kinds]
+    assert errors.error_type.tolist() == kinds
+    assert errors.garment.tolist() == [-1 if kind in (ErrorType.BOTH, ErrorType.BKG) else 0 for kind in kinds]
     assert errors.missed().tolist() == [missed]
     for kind, counts in errors.counts().items():
-        assert counts.sum() == (missed if kind == Kind.MISS else kinds.count(kind))
+        assert counts.sum() == (missed if kind == ErrorType.MISS else kinds.count(kind))
     assert errors.missed(score_threshold=0.95).tolist() == [True]
 
 
@@ -49,14 +55,14 @@ def test_the_limits_belong_to_the_better_kind(make_instances):
     half, tenth = (100, 100, 200, 150), (100, 100, 200, 110)
     detections = [("shorts", half, 0.9), ("skirt", tenth, 0.8), ("shorts", tenth, 0.7)]
     errors = find(by_hand(make_instances, ([("skirt", BOX)], detections)))
-    assert errors.kind.tolist() == [Kind.CLS, Kind.LOC, Kind.BOTH]
+    assert errors.error_type.tolist() == [ErrorType.CLS, ErrorType.LOC, ErrorType.BOTH]
 
 
 def test_photos_without_garments_and_crowds(make_instances):
     crowd = ("skirt", BOX, {"iscrowd": 1})
     detections = [("skirt", BOX, 0.9), ("skirt", INSIDE, 0.8), ("shorts", BOX, 0.7)]
     errors = find(by_hand(make_instances, ([crowd], detections), ([], detections[:1])))
-    assert errors.kind.tolist() == [Kind.IGNORED, Kind.IGNORED, Kind.BKG, Kind.BKG]
+    assert errors.error_type.tolist() == [ErrorType.IGNORED, ErrorType.IGNORED, ErrorType.BKG, ErrorType.BKG]
     assert errors.missed().tolist() == [False]
     assert np.isnan(errors.average_precision()).all()
     assert all(np.isnan(gain).all() for gain in errors.delta_average_precision().values())
@@ -74,12 +80,12 @@ def test_what_mending_is_worth(make_instances):
         return {kind: gain for kind, gain in gained.items() if abs(gain) > 1e-12}
 
     rest = pytest.approx(50 / 101)
-    assert gains() == {Kind.MISS: rest}
-    assert gains(("shorts", NEAR, 0.5)) == {Kind.CLS: rest}
-    assert gains(("skirt", INSIDE, 0.5)) == {Kind.LOC: rest}
+    assert gains() == {ErrorType.MISS: rest}
+    assert gains(("shorts", NEAR, 0.5)) == {ErrorType.CLS: rest}
+    assert gains(("skirt", INSIDE, 0.5)) == {ErrorType.LOC: rest}
     assert gains(("skirt", INSIDE, 0.5), ("shorts", NEAR, 0.3)) == {
-        Kind.LOC: rest,
-        Kind.CLS: pytest.approx(50 / 101 * 2 / 3),  # the detection of wrong place still comes before
+        ErrorType.LOC: rest,
+        ErrorType.CLS: pytest.approx(50 / 101 * 2 / 3),  # the detection of wrong place still comes before
     }
 
 
@@ -90,18 +96,18 @@ def test_false_detections_that_come_first(make_instances):
         assert errors.average_precision()[SKIRT] == pytest.approx(0.5)
         return {kind: gain[SKIRT] for kind, gain in errors.delta_average_precision().items() if gain[SKIRT]}
 
-    assert gains(("skirt", AWAY, 0.9)) == {Kind.BKG: pytest.approx(0.5)}
-    assert gains(("skirt", INSIDE, 0.9)) == {Kind.LOC: pytest.approx(0.5)}
+    assert gains(("skirt", AWAY, 0.9)) == {ErrorType.BKG: pytest.approx(0.5)}
+    assert gains(("skirt", INSIDE, 0.9)) == {ErrorType.LOC: pytest.approx(0.5)}
     other = ("shorts", (220, 100, 300, 200))
     case = by_hand(make_instances, ([("skirt", BOX), other], [("skirt", BOX, 0.5), ("skirt", other[1], 0.9)]))
     gains = find(case).delta_average_precision()
-    assert gains[Kind.CLS][[SKIRT, SHORTS]].tolist() == pytest.approx([0.5, 1])
+    assert gains[ErrorType.CLS][[SKIRT, SHORTS]].tolist() == pytest.approx([0.5, 1])
 
 
 def test_a_class_that_was_missed_altogether_gains_nothing(make_instances):
     errors = find(by_hand(make_instances, ([("skirt", BOX)], [])))
     assert errors.average_precision()[SKIRT] == 0
-    assert errors.delta_average_precision()[Kind.MISS][SKIRT] == 0
+    assert errors.delta_average_precision()[ErrorType.MISS][SKIRT] == 0
 
 
 # The same in plain loops, from the paper's definitions.
@@ -130,23 +136,23 @@ def plain_kinds(truth, predictions):
         same, other = (max(ious[which], key=ious[which].get) for which in (True, False))
         if matched[row] >= 0:
             crowd = truth.iscrowd[matched[row]]
-            kinds.append((Kind.IGNORED, -1) if crowd else (Kind.CORRECT, matched[row]))
+            kinds.append((ErrorType.IGNORED, -1) if crowd else (ErrorType.CORRECT, matched[row]))
         elif 0.1 <= ious[True][same] < 0.5:
-            kinds.append((Kind.LOC, same))
+            kinds.append((ErrorType.LOC, same))
         elif ious[False][other] >= 0.5:
-            kinds.append((Kind.CLS, other))
+            kinds.append((ErrorType.CLS, other))
         elif ious[True][same] >= 0.5:
-            kinds.append((Kind.DUPE, same))
+            kinds.append((ErrorType.DUPE, same))
         elif max(ious[True][same], ious[False][other]) < 0.1:
-            kinds.append((Kind.BKG, -1))
+            kinds.append((ErrorType.BKG, -1))
         else:
-            kinds.append((Kind.BOTH, -1))
+            kinds.append((ErrorType.BOTH, -1))
     return kinds
 
 
 def plain_deltas(truth, predictions, kinds):
-    found = {garment for kind, garment in kinds if kind == Kind.CORRECT}
-    near = {garment for kind, garment in kinds if kind in (Kind.CORRECT, Kind.CLS, Kind.LOC)}
+    found = {garment for kind, garment in kinds if kind == ErrorType.CORRECT}
+    near = {garment for kind, garment in kinds if kind in (ErrorType.CORRECT, ErrorType.CLS, ErrorType.LOC)}
     garments = [garment for garment in range(truth.num_garments) if not truth.iscrowd[garment]]
     by_score = sorted(range(len(kinds)), key=lambda row: -predictions.score[row])
 
@@ -155,13 +161,13 @@ def plain_deltas(truth, predictions, kinds):
         for row in by_score:
             kind, garment = kinds[row]
             category, score = predictions.category_id[row], predictions.score[row]
-            if kind == mended and kind in (Kind.CLS, Kind.LOC) and garment not in fixed:
+            if kind == mended and kind in (ErrorType.CLS, ErrorType.LOC) and garment not in fixed:
                 detections.append((truth.category_id[garment], score, True))
                 fixed.add(garment)
-            elif kind not in (mended, Kind.IGNORED):
-                detections.append((category, score, kind == Kind.CORRECT))
+            elif kind not in (mended, ErrorType.IGNORED):
+                detections.append((category, score, kind == ErrorType.CORRECT))
         for garment in garments:
-            positives[truth.category_id[garment]] += mended != Kind.MISS or garment in near
+            positives[truth.category_id[garment]] += mended != ErrorType.MISS or garment in near
         return [
             plain_average_precision([d[1:] for d in detections if d[0] == index], count) if count else 0
             for index, count in enumerate(positives)
@@ -171,7 +177,14 @@ def plain_deltas(truth, predictions, kinds):
     exists = np.bincount(truth.category_id[garments], minlength=len(before)) > 0
     return {
         kind: np.where(exists, np.subtract(precisions(kind), before), math.nan)
-        for kind in (Kind.CLS, Kind.LOC, Kind.BOTH, Kind.DUPE, Kind.BKG, Kind.MISS)
+        for kind in (
+            ErrorType.CLS,
+            ErrorType.LOC,
+            ErrorType.BOTH,
+            ErrorType.DUPE,
+            ErrorType.BKG,
+            ErrorType.MISS,
+        )
     }
 
 
@@ -184,8 +197,8 @@ def test_against_plain_loops(make_scene, seed):
     truth, predictions = columns(scene)
     errors = find((truth, predictions))
     expected = plain_kinds(truth, predictions)
-    assert list(zip(errors.kind, errors.garment, strict=True)) == expected
-    assert len(set(errors.kind)) > 4
+    assert list(zip(errors.error_type, errors.garment, strict=True)) == expected
+    assert len(set(errors.error_type)) > 4
     for kind, gain in plain_deltas(truth, predictions, expected).items():
         np.testing.assert_allclose(errors.delta_average_precision()[kind], gain, atol=1e-12)
 
@@ -204,8 +217,11 @@ def test_average_precision_is_cocos(make_scene, seed):
     np.testing.assert_allclose(errors.average_precision(), expected, atol=1e-12)
     for gain in errors.delta_average_precision().values():
         assert not (gain < -1e-12).any()
-    labelled = sum(errors.counts()[kind].sum() for kind in ERRORS if kind != Kind.MISS)
-    assert labelled + np.isin(errors.kind, (Kind.CORRECT, Kind.IGNORED)).sum() == predictions.num_detections
+    labelled = sum(errors.counts()[kind].sum() for kind in ERRORS if kind != ErrorType.MISS)
+    assert (
+        labelled + np.isin(errors.error_type, (ErrorType.CORRECT, ErrorType.IGNORED)).sum()
+        == predictions.num_detections
+    )
 
 
 def test_confusion_matrix_by_hand(make_instances):
@@ -218,8 +234,8 @@ def test_confusion_matrix_by_hand(make_instances):
             ("vest", (0, 100, 50, 200), 0.7),  # on nothing
         ],
     )
-    overlaps = BoxMatcher(*by_hand(make_instances, photo))
-    matrix = confusion_matrix(overlaps, score_threshold=0.3)
+    matcher = BoxMatcher(*by_hand(make_instances, photo))
+    matrix = confusion_matrix(matcher, score_threshold=0.3)
     expected = np.zeros_like(matrix)
     expected[SKIRT, SHORTS] = expected[SHORTS, -1] = expected[CLASSES["vest"], -1] = 1
     expected[-1, CLASSES["vest"]] = 1

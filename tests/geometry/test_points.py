@@ -7,9 +7,9 @@ from kgdet_d2.geometry.points import (
     moment_box,
     offsets_to_points,
     sampling_positions,
+    scale_gradient,
     split_points,
 )
-from kgdet_d2.layers.numerics import scale_gradient
 
 
 def test_cells_stand_at_column_and_row_times_stride():

@@ -3,8 +3,8 @@
 import numpy as np
 from detectron2.structures import BoxMode
 
-from kgdet_d2.evaluation.ground_truth import GroundTruth
 from kgdet_d2.schema import DEEPFASHION2
+from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
 
 CLASSES = {name: index for index, name in enumerate(DEEPFASHION2.class_names)}
@@ -12,7 +12,7 @@ CLASSES = {name: index for index, name in enumerate(DEEPFASHION2.class_names)}
 
 def columns(scene):
     """A scene of conftest's -> ground truth and predictions."""
-    truth = GroundTruth.from_dataset_dicts(scene.records, scene.schema)
+    truth = AnnotationTable.from_dataset_dicts(scene.records, scene.schema)
     parts = [
         Predictions.from_instances(
             output, image_id=record["image_id"], schema=scene.schema, wide_classes=wide
@@ -40,7 +40,7 @@ def by_hand(make_instances, *photos):
             np.repeat((boxes[:, None, :2] + boxes[:, None, 2:]) / 2, DEEPFASHION2.num_keypoints, axis=1),
         )
         parts.append((instances, image_id))
-    truth = GroundTruth.from_dataset_dicts(records, DEEPFASHION2)
+    truth = AnnotationTable.from_dataset_dicts(records, DEEPFASHION2)
     predictions = [
         Predictions.from_instances(
             instances, image_id=image_id, schema=DEEPFASHION2, wide_classes=truth.no_visible_by_class[row]

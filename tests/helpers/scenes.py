@@ -40,14 +40,18 @@ def make_scene() -> Callable[..., Scene]:
 def random_annotation(
     rng: np.random.Generator, class_index: int, schema: KeypointSchema = DEEPFASHION2, **replaced
 ) -> dict:
-    """A box of 8 to 250 pixels with landmarks in and around it, v random; keywords replace what is random."""
+    """A box of 8 to 250 pixels with landmarks in and around it, v random; keywords replace what is random.
+
+    Coordinates are numbers that float32 holds exactly, as those of annotation files are.
+    """
     size = rng.uniform(8, 250, 2)
     corner = rng.uniform(0, np.maximum((WIDTH, HEIGHT) - size, 1))
     count = schema.num_class_keypoints(class_index)
     keypoints = np.c_[corner + size * rng.uniform(-0.1, 1.1, (count, 2)), rng.integers(0, 3, count)]
     keypoints[keypoints[:, 2] == 0] = 0
+    keypoints = keypoints.astype(np.float32).astype(np.float64)
     random = {
-        "bbox": [*corner.tolist(), *(corner + size).tolist()],
+        "bbox": np.float32([*corner, *(corner + size)]).tolist(),
         "bbox_mode": BoxMode.XYXY_ABS,
         "category_id": class_index,
         "keypoints": keypoints.ravel(),

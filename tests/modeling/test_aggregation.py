@@ -1,13 +1,8 @@
 import pytest
 import torch
 
-from kgdet_d2.modeling.heads.aggregation import (
-    KeypointEncoding,
-    KeypointSelection,
-    PointAggregation,
-    SamplingLocations,
-    select_keypoints,
-)
+from kgdet_d2.modeling.heads.keypoint_selection import KeypointSelection, select_keypoints
+from kgdet_d2.modeling.heads.kgdet_head import KeypointStage, PointAggregation, SamplingLocations
 from tests.modeling.test_kgdet import make_model, photo
 
 SELECTION = ["MODEL.KGDET.AGGREGATION", "selection", "MODEL.KGDET.COLUMNS", "[9]"]
@@ -30,14 +25,17 @@ def test_aggregation_reads_the_features_where_the_points_lie():
 
 
 def test_encoding_adds_a_convolution_of_the_residual_to_the_points_before():
-    encoding = KeypointEncoding(channels=1, num_keypoints=2, num_points=3)
-    residual, before = torch.randn(1, 4, 2, 2), torch.randn(1, 6, 2, 2)
-    points, visibility = encoding(torch.empty(0), residual, torch.empty(0), before)
-    weight = encoding.weight[:, :, 0, 0]
+    stage = KeypointStage(
+        0, channels=2, columns=[9], num_classes=None, num_keypoints=2, aggregation="encoding"
+    )
+    features, keypoints, points = (torch.randn(1, channels, 2, 3) for channels in (2, 4, 18))
+    sampling = SamplingLocations(torch.zeros(1, 18, 2, 3))
+    after, encoded, visibility = stage.regress(features, sampling, keypoints, points)
+    residual, weight = after - keypoints, stage.encode_points.weight[:, :, 0, 0]
     for y in range(2):
-        for x in range(2):
-            expected = before[0, :, y, x] + weight @ residual[0, :, y, x] + encoding.bias
-            torch.testing.assert_close(points[0, :, y, x], expected)
+        for x in range(3):
+            expected = points[0, :, y, x] + weight @ residual[0, :, y, x] + stage.encode_points.bias
+            torch.testing.assert_close(encoded[0, :, y, x], expected)
     assert visibility is None
 
 
@@ -45,7 +43,7 @@ def test_selection_against_plain_loops():
     torch.manual_seed(0)
     selection = KeypointSelection(channels=8, num_keypoints=7, num_points=3)
     features, keypoints = torch.randn(2, 8, 3, 4), torch.randn(2, 14, 3, 4)
-    points, visibility = selection(features, torch.empty(0), keypoints, torch.empty(0))
+    points, visibility = selection(features, keypoints)
     torch.testing.assert_close(visibility, selection.visibility(features))
     assert points.shape == (2, 6, 3, 4)
     for image in range(2):

@@ -117,15 +117,15 @@ def test_keys_reach_the_model():
         "SCORE_THRESH_TEST": ("test_score_thresh", 0.3),
         "TOPK_CANDIDATES_TEST": ("test_topk_candidates", 10),
         "NMS_THRESH_TEST": ("test_nms_thresh", 0.4),
-        "NUM_CLASSES": ("num_classes", 5),
     }
     opts = [each for key, (_, value) in keys.items() for each in (f"MODEL.FCOS.{key}", value)]
-    model = make_model(CONFIG, *opts, "MODEL.FCOS.NUM_CONVS", 2, "MODEL.FCOS.PRIOR_PROB", 0.2)
+    opts += ["MODEL.KGDET.SCHEMA", "fld", "MODEL.FCOS.NUM_CONVS", 2, "MODEL.FCOS.PRIOR_PROB", 0.2]
+    model = make_model(CONFIG, *opts)
     for attribute, value in keys.values():
         assert getattr(model, attribute) == value
-    assert model.head.cls_score.out_channels == 5
+    assert model.num_classes == model.head.cls_score.out_channels == 3
     assert len(model.head.cls_subnet) == len(model.head.bbox_subnet) == 2 * 3
-    torch.testing.assert_close(model.head.cls_score.bias.sigmoid(), torch.full((5,), 0.2))
+    torch.testing.assert_close(model.head.cls_score.bias.sigmoid(), torch.full((3,), 0.2))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from kgdet_d2.modeling import postprocessing as inference
 from kgdet_d2.modeling.flip_fusion import FlipFusion, keypoint_flip_map
 from kgdet_d2.modeling.losses import KGDetCriterion
 from kgdet_d2.modeling.postprocessing import KGDetPostprocessor
+from kgdet_d2.schema import DEEPFASHION2
 from tests.helpers.release_detections import check_detections, inclusive_nms
 from tests.helpers.release_heads import FIELDS, HEADS, LOSSES, STAGES, garments, make_head
 from tests.helpers.release_recordings import FULL, each_source, features, load, needs_full
@@ -31,7 +32,9 @@ def run(permutation):
     image_sizes, padded = (
         [tuple(recording[f"{kind}_shape_{image}"].tolist()) for image in (0, 1)] for kind in ("img", "pad")
     )
-    fusion = FlipFusion(on_images=False, in_training=True, flip_map=keypoint_flip_map(294, permutation))
+    fusion = FlipFusion(
+        on_images=False, in_training=True, flip_map=keypoint_flip_map(DEEPFASHION2, permutation)
+    )
     images = ImageList(torch.empty(0), image_sizes)
     stages = fusion(images, maps, head(maps), strides=strides, extract=None, head=head)
     cells = make_locations(sizes, strides, torch.device("cpu"))
@@ -81,4 +84,4 @@ def test_detections(source, monkeypatch):
 @needs_full
 def test_released_permutation():
     constants = json.loads((FULL / "constants.json").read_text())
-    assert keypoint_flip_map(294, "released").tolist() == constants["flip_keypoint_index"]
+    assert keypoint_flip_map(DEEPFASHION2, "released").tolist() == constants["flip_keypoint_index"]

@@ -3,8 +3,9 @@ from collections import Counter
 import pytest
 import torch
 
-from kgdet_d2.modeling.heads.aggregation import PointAggregation, select_keypoints
-from kgdet_d2.modeling.heads.kgdet_head import KGDetHead
+from kgdet_d2.modeling.heads.keypoint_selection import select_keypoints
+from kgdet_d2.modeling.heads.kgdet_head import KGDetHead, PointAggregation
+from kgdet_d2.modeling.heads.outputs import StageOutput
 
 
 def make_head(**changes):
@@ -58,7 +59,7 @@ def test_selection_tells_visibility_and_takes_the_stage_s_own_landmarks():
 
 
 def test_unknown_aggregation_is_refused():
-    with pytest.raises(ValueError, match=r"aggregation: expected one of .*encoding.*, got 'sum'"):
+    with pytest.raises(ValueError, match="aggregation: expected 'encoding' or 'selection', got 'sum'"):
         make_head(aggregation="sum")
 
 
@@ -126,7 +127,7 @@ ALL = sum(height * width for height, width in SIZES)
 
 
 def sparse_case(number, **changes):
-    """A head with points far from their cells, features of two images, and each one's best cells."""
+    """A head with points far from their locations, features of two images, and each one's best locations."""
     head = make_head(sparse_cells=number, **changes)
     for parameter in head.stages.parameters():
         torch.nn.init.normal_(parameter, std=0.1 if parameter.dim() > 1 else 1.0)
@@ -137,6 +138,24 @@ def sparse_case(number, **changes):
     return head, features, (images, torch.cat(best))
 
 
+def at(locations):
+    """A selection of fixed locations (images, location_ids), whatever the logits are."""
+    images, location_ids = locations
+
+    def select(logits):
+        start, grid_indices = 0, []
+        for level in logits:
+            height, width = level.shape[-2:]
+            here = (location_ids >= start) & (location_ids < start + height * width)
+            ids = location_ids[here] - start
+            grid_indices.append((images[here], ids // width, ids % width))
+            start += height * width
+        select.logits = flat(logits)
+        return grid_indices
+
+    return select
+
+
 def flat(logits):
     """(N, C, H, W) of each level -> (N, L, C)."""
     return torch.cat([level.flatten(2) for level in logits], dim=2).transpose(1, 2)
@@ -145,50 +164,89 @@ def flat(logits):
 @pytest.mark.parametrize("changes", [{}, SELECTION, {"num_stages": 2}], ids=["encoding", "selection", "two"])
 @pytest.mark.parametrize("number", [1, 6, ALL, ALL + 100])
 @torch.no_grad()
-def test_at_its_chosen_cells_a_sparse_head_says_what_a_dense_one_does(number, changes):
-    head, features, cells = sparse_case(number, **changes)
-    dense, sparse = head(features)[-1], head.last_stage(features)
-    logits = flat(sparse.logits)
-    torch.testing.assert_close(logits[cells], flat(dense.logits)[cells])
-    assert logits.isfinite().all(dim=-1).sum() == len(cells[0]) == 2 * min(number, ALL)
-    assert (logits == -torch.inf).sum() + logits.isfinite().sum() == logits.numel()
-    for ours, expected in zip(sparse.at(*cells), dense.at(*cells), strict=True):
-        torch.testing.assert_close(ours, expected)
+def test_at_its_chosen_locations_a_sparse_head_predicts_what_a_dense_one_does(number, changes):
+    head, features, locations = sparse_case(number, **changes)
+    select = at(locations)
+    dense, sparse = head(features)[-1], head.predict(features, select)
+    torch.testing.assert_close(select.logits[locations], flat(dense.logits)[locations])
+    assert select.logits.isfinite().all(dim=-1).sum() == len(locations[0]) == 2 * min(number, ALL)
+    assert (select.logits == -torch.inf).sum() + select.logits.isfinite().sum() == select.logits.numel()
+    expected = dense.gather(select(dense.logits))
+    assert sorted(zip(sparse.image.tolist(), sparse.location_ids.tolist(), strict=True)) == sorted(
+        zip(*(indices.tolist() for indices in locations), strict=True)
+    )
+    for name, value in vars(expected).items():
+        torch.testing.assert_close(getattr(sparse, name), value)
 
 
 @torch.no_grad()
-def test_nothing_but_stage_1_s_features_is_computed_at_cells_that_are_not_chosen():
-    head, features, cells = sparse_case(6)
+def test_what_is_gathered_is_what_stands_at_the_location():
+    head, features, locations = sparse_case(6)
+    stage = head(features)[-1]
+    gathered = stage.gather(at(locations)(stage.logits))
+    assert len(gathered.image) == 12
+    for name in ("logits", "boxes", "keypoints"):
+        expected = flat(getattr(stage, name))[gathered.image, gathered.location_ids]
+        assert torch.equal(getattr(gathered, name), expected)
+
+
+def test_a_stage_without_classes_has_nothing_to_gather():
+    output = StageOutput(None, None, [torch.zeros(1, 18, 2, 2)], [torch.zeros(1, 4, 2, 2)])
+    with pytest.raises(ValueError, match="expected a stage that classifies"):
+        output.gather([(torch.zeros(0, dtype=torch.long),) * 3])
+
+
+@torch.no_grad()
+def test_nothing_but_stage_1_s_features_is_computed_at_locations_that_are_not_chosen():
+    head, features, locations = sparse_case(6)
     computed = Counter()
     for name, module in head.stages.named_modules():
         if isinstance(module, PointAggregation) or type(module) is torch.nn.Conv2d:
             module.register_forward_hook(
                 lambda module, inputs, output, name=name: computed.update({name: output[:, 0].numel()})
             )
-    head.last_stage(features).at(*cells)
+    head.predict(features, at(locations))
     dense = {
         "0.cls_aggregation.conv": 2 * ALL,
         "0.keypoint_aggregation.conv": 2 * ALL,
         "0.cls_score": 2 * ALL,
     }
-    sparse = ["0.keypoint_offsets", "1.keypoint_aggregation", "1.keypoint_offsets"]
-    sparse += ["2.cls_aggregation", "2.cls_score", "2.keypoint_aggregation", "2.keypoint_offsets"]
+    sparse = ["0.keypoint_offsets", "0.encode_points", "1.keypoint_aggregation", "1.keypoint_offsets"]
+    sparse += ["1.encode_points", "2.cls_aggregation", "2.cls_score"]
+    sparse += ["2.keypoint_aggregation", "2.keypoint_offsets", "2.encode_points"]
     assert computed == dense | dict.fromkeys(sparse, 2 * 6)
 
 
 @torch.no_grad()
-def test_cells_inside_are_chosen_before_any_others():
-    head, features, (images, cells) = sparse_case(4)
+def test_a_dense_head_regresses_its_last_stage_at_the_kept_locations_alone():
+    head, features, locations = sparse_case(0)
+    locations = (torch.tensor([0, 1, 1]), torch.tensor([3, 0, ALL - 1]))
+    computed = Counter()
+    for name, module in head.stages.named_modules():
+        if type(module) is torch.nn.Conv2d and name.endswith("keypoint_offsets"):
+            module.register_forward_hook(
+                lambda module, inputs, output, name=name: computed.update({name: output[:, 0].numel()})
+            )
+    head.predict(features, at(locations))
+    assert computed == {"0.keypoint_offsets": 2 * ALL, "1.keypoint_offsets": 2 * ALL, "2.keypoint_offsets": 3}
+
+
+@torch.no_grad()
+def test_locations_inside_are_chosen_before_any_others():
+    head, features, (images, location_ids) = sparse_case(4)
     inside = torch.ones(2, ALL, dtype=torch.bool)
-    inside[images, cells] = False  # the best ones
+    inside[images, location_ids] = False  # the best ones
     inside[1, 3:] = False  # too few are left
-    finite = flat(head.last_stage(features, inside).logits).isfinite().all(dim=-1)
+    select = at((images, location_ids))
+    head.predict(features, select, inside)
+    finite = select.logits.isfinite().all(dim=-1)
     assert finite.sum(dim=1).tolist() == [4, 4]
     assert not (finite & ~inside)[0].any() and finite[1][inside[1]].all()
 
 
 @torch.no_grad()
-def test_features_that_are_nan_choose_cells_without_an_error():
-    head, features, _ = sparse_case(3)
-    stage = head.last_stage([torch.full_like(level, torch.nan) for level in features])
-    assert not flat(stage.logits).isfinite().any()
+def test_features_that_are_nan_choose_locations_without_an_error():
+    head, features, locations = sparse_case(3)
+    select = at(locations)
+    head.predict([torch.full_like(level, torch.nan) for level in features], select)
+    assert not select.logits.isfinite().any()

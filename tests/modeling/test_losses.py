@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Boxes, Instances, Keypoints
 
 from kgdet_d2.geometry.points import make_locations
-from kgdet_d2.modeling.heads.kgdet_head import StageOutput
+from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.modeling.losses import KGDetCriterion
 
 CLASSES, LANDMARKS, SIZES, STRIDES = 3, 4, [(6, 5), (3, 3)], [8, 16]

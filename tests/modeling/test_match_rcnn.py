@@ -13,7 +13,10 @@ from kgdet_d2.synthetic import generate_photo
 
 DETECTION = "configs/sample/match_rcnn_tiny.yaml"
 MATCHING = "configs/sample/match_rcnn_tiny_matching.yaml"
-FLD_NUMBERS = ["MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 8]
+FLD_NUMBERS = [
+    *("MODEL.KGDET.SCHEMA", "fld", "MODEL.ROI_HEADS.NUM_CLASSES", 3),
+    *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 8),
+]
 DETECTION_LOSSES = {f"loss_{name}" for name in ("rpn_cls", "rpn_loc", "cls", "box_reg", "mask", "keypoint")}
 
 

@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 
 from kgdet_d2.config import load_config
 from kgdet_d2.geometry.points import make_locations
-from kgdet_d2.modeling.heads.kgdet_head import StageOutput
+from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.modeling.postprocessing import KGDetPostprocessor
 from tests.modeling.test_aggregation import SELECTION
 from tests.modeling.test_kgdet import photo
@@ -167,7 +167,7 @@ def test_detections_are_those_of_the_whole_head(system, share):
     """Whatever share of the scores is above the threshold, and with few cells of a level looked at."""
     model, inputs = noisy_model(*SYSTEMS[system]), [photo(96, 64), photo(64, 160)]
     images = model.preprocess_image(inputs)
-    features = model._features(images.tensor)
+    features = model.extract_features(images.tensor)
     stages = model.head(features)
     scores = torch.cat([level.flatten() for level in stages[-1].logits]).sigmoid()
     threshold = scores.quantile(1 - share).item() + 1e-5 if share < 1 else -1.0
@@ -198,13 +198,13 @@ def test_at_chosen_cells_detections_are_those_of_the_whole_head(number):
     model.postprocessor.score_threshold = 0.0
     inputs = [photo(96, 64), photo(64, 160)]
     images = model.preprocess_image(inputs)
-    features = model._features(images.tensor)
+    features = model.extract_features(images.tensor)
     first, *_, last = model.head(features)
-    told, last.logits = last.logits, [torch.full_like(level, -torch.inf) for level in last.logits]
+    predicted, last.logits = last.logits, [torch.full_like(level, -torch.inf) for level in last.logits]
     in_padding = 0
     for image, size in enumerate(images.image_sizes):
         for level, y, x in cells_by_loops(first, image, size, model.strides, number):
-            last.logits[level][image, :, y, x] = told[level][image, :, y, x]
+            last.logits[level][image, :, y, x] = predicted[level][image, :, y, x]
         anywhere = cells_by_loops(first, image, (1000, 1000), model.strides, number)
         in_padding += sum(
             y * model.strides[level] >= size[0] or x * model.strides[level] >= size[1]
@@ -217,21 +217,17 @@ def test_at_chosen_cells_detections_are_those_of_the_whole_head(number):
         assert_same(found, whole, given)
 
 
-def test_the_head_is_asked_only_where_there_may_be_a_garment():
-    stage, asked = random_stage(0, num_images=2), []
-
-    class Spy(StageOutput):
-        def at(self, images, cells):
-            asked.extend(zip(images.tolist(), cells.tolist(), strict=True))
-            return super().at(images, cells)
-
+def test_only_locations_that_may_be_garments_are_selected():
+    stage = random_stage(0, num_images=2)
     post = make_postprocessor(topk_candidates=4, score_threshold=0.8)
-    post(Spy(**vars(stage)), *make_locations(SIZES, STRIDES, torch.device("cpu")), [(32, 40)] * 2)
-    expected, start = [], 0
-    for level in stage.logits:
-        best = level.sigmoid().amax(dim=1).flatten(1)  # (N, cells of the level)
-        for image, scores in enumerate(best):
-            cells = [cell for cell in scores.argsort(descending=True)[:4].tolist() if scores[cell] > 0.8]
-            expected += [(image, start + cell) for cell in cells]
-        start += best.shape[1]
-    assert sorted(asked) == sorted(expected) and 0 < len(asked) < 16
+    for level, (image, row, column) in zip(stage.logits, post.select_locations(stage.logits), strict=True):
+        width = level.shape[-1]
+        scores = level.sigmoid().amax(dim=1).flatten(1)  # (N, H W)
+        expected = [
+            (number, best)
+            for number in range(2)
+            for best in scores[number].argsort(descending=True)[:4].tolist()
+            if scores[number, best] > 0.8
+        ]
+        assert list(zip(image.tolist(), (row * width + column).tolist(), strict=True)) == expected
+        assert 0 < len(expected) < 8

@@ -176,7 +176,8 @@ def test_detections(name, prefix, source, monkeypatch):
         if prefix == "det_":
             keypoints = in_order.pred_keypoints.clone()
             keypoints[..., 2] = 1  # where the release has a 1, ours have the detection's score
-            recording.check(f"det_kpts_{image}", keypoints, atol=1e-3)
+            # At a stride of 128 pixels float32 alone is worth as much as 1e-3 pixels.
+            recording.check(f"det_kpts_{image}", keypoints, atol=1e-3, rtol=1e-5)
 
 
 def test_some_detections_differ_by_the_release_s_inclusive_boxes():

@@ -6,11 +6,10 @@ import torch
 from detectron2.layers import batched_nms
 
 from kgdet_d2.config import load_config
-from kgdet_d2.geometry.points import moment_box, split_points
-from kgdet_d2.layers.numerics import scale_gradient
+from kgdet_d2.geometry.points import moment_box, scale_gradient, split_points
 from kgdet_d2.modeling import postprocessing as inference
 from kgdet_d2.modeling.assigners import assign_by_center
-from kgdet_d2.modeling.heads.kgdet_head import StageOutput
+from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.modeling.losses import KGDetCriterion, Targets
 from kgdet_d2.modeling.postprocessing import KGDetPostprocessor
 from tests.helpers.release_detections import check_detections, inclusive_nms

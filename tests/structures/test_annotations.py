@@ -1,3 +1,5 @@
+"""AnnotationTable from photos, its file and its checks."""
+
 from dataclasses import fields, replace
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 
 from kgdet_d2.schema import DEEPFASHION2, FLD
 from kgdet_d2.structures._columns import stored_name
-from kgdet_d2.structures.annotations import AnnotationTable, Photo
+from kgdet_d2.structures.annotations import AnnotationTable, Photo, item_ids
 
 ATTRIBUTES = ("photo_attributes", "garment_attributes")
 COLUMNS = [field.name for field in fields(AnnotationTable) if field.name not in ("schema", *ATTRIBUTES)]
@@ -41,8 +43,62 @@ def test_attributes_are_optional_but_the_same_for_all(photos, make_garment):
     bare = [Photo("1.jpg", 1, 64, 48, [make_garment(8, attributes={})])]
     annotations = AnnotationTable.from_photos(bare, DEEPFASHION2)
     assert annotations.photo_attributes == annotations.garment_attributes == {}
-    with pytest.raises(ValueError, match=r"attributes: expected \['source', 'pair_id'\], got \[\]"):
+    with pytest.raises(ValueError, match="attribute 'source': expected in all of 5 photos, got 4"):
         AnnotationTable.from_photos([*photos, *bare], DEEPFASHION2)
+
+
+def test_crowds_are_stored_where_there_are_any(annotations, file):
+    assert annotations.iscrowd.dtype == bool and not annotations.iscrowd.any()
+    with np.load(file) as archive:
+        assert "iscrowd" not in archive
+    assert AnnotationTable.load(file, DEEPFASHION2).iscrowd.tolist() == [False] * 15
+    crowds = np.arange(15) % 4 == 1
+    replace(annotations, iscrowd=crowds).save(file)
+    assert AnnotationTable.load(file, DEEPFASHION2).iscrowd.tolist() == crowds.tolist()
+
+
+@pytest.mark.parametrize("name", ["box", "landmarks", "vertices"])
+def test_a_number_that_is_not_finite_is_refused(file, name):
+    with np.load(file) as archive:
+        column = archive[name]
+    column.flat[1] = np.nan
+    _rewrite(file, **{name: column})
+    column = name.replace("landmark", "keypoint")
+    with pytest.raises(ValueError, match=rf"train\.npz.*{column}: expected finite numbers, 1 of "):
+        AnnotationTable.load(file, DEEPFASHION2)
+
+
+def test_selected_garments_are_those_of_photos_that_have_no_others(photos):
+    rng = np.random.default_rng(0)
+    for share in (0, 0.5, 1):
+        keep = rng.random(15) < share
+        kept, left = iter(keep), []
+        for photo in photos:
+            left.append(replace(photo, garments=[garment for garment in photo.garments if next(kept)]))
+        found = AnnotationTable.from_photos(photos, DEEPFASHION2).select_garments(keep)
+        expected = AnnotationTable.from_photos(left, DEEPFASHION2)
+        for name in COLUMNS:
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+        for name, column in found.garment_attributes.items():
+            assert column.tolist() == expected.garment_attributes.get(name, np.zeros(0)).tolist()
+        assert found.photo_attributes.keys() == expected.photo_attributes.keys()
+
+
+def test_garments_whose_box_has_no_area(make_garment):
+    boxes = [(3, 5, 3, 40), (3, 5, 60, 40), (3, 40, 60, 5)]
+    garments = [make_garment(8, box=np.array(box, np.float32)) for box in boxes]
+    annotations = AnnotationTable.from_photos([Photo("1.jpg", 1, 64, 48, garments)], DEEPFASHION2)
+    assert annotations.has_area.tolist() == [False, True, False]
+    assert annotations.with_area().box.tolist() == [[3, 5, 60, 40]]
+    assert annotations.with_area().with_area().num_garments == 1
+
+
+def test_the_same_item_is_of_one_pair_and_style():
+    pair_ids, styles = np.array([7, 7, 8, 7, 7, 7, 8]), np.array([1, 2, 1, 1, 0, 0, 1])
+    items = item_ids(pair_ids, styles)
+    assert (items == -1).tolist() == (styles == 0).tolist()
+    assert items[0] == items[3] and items[2] == items[6] and len(set(items[styles > 0])) == 3
+    assert item_ids(np.zeros(0, int), np.zeros(0, int)).tolist() == []
 
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
@@ -77,7 +133,7 @@ def test_a_file_with_a_damaged_byte_is_refused(file):
         AnnotationTable.load(file, DEEPFASHION2)
 
 
-@pytest.mark.parametrize("name", [stored_name(name) for name in COLUMNS])
+@pytest.mark.parametrize("name", [stored_name(name) for name in COLUMNS if name != "iscrowd"])
 def test_a_missing_column_is_named(file, name):
     _rewrite(file, **{name: None})
     with pytest.raises(ValueError, match=rf"train\.npz.*{name}"):
@@ -110,7 +166,7 @@ def test_contradictory_columns_are_refused(annotations):
         replace(annotations, category_id=np.full_like(annotations.category_id, 13))
     with pytest.raises(ValueError, match="keypoint_offsets: 2 garments do not fit"):
         replace(annotations, category_id=np.r_[[1, 0], annotations.category_id[2:]].astype(np.int32))
-    with pytest.raises(ValueError, match="image_id: a number occurs twice"):
+    with pytest.raises(ValueError, match="image 0: the image_id occurs twice"):
         replace(annotations, image_id=np.zeros(4, dtype=np.int64))
     with pytest.raises(ValueError, match="box: expected float32, got float64"):
         replace(annotations, box=annotations.box.astype(np.float64))

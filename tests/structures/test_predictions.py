@@ -1,3 +1,5 @@
+"""Predictions from instances, their files, their COCO results and their checks."""
+
 import math
 import zipfile
 
@@ -6,9 +8,9 @@ import pytest
 import torch
 from detectron2.structures import Boxes
 
-from kgdet_d2.evaluation.ground_truth import GroundTruth
 from kgdet_d2.schema import DEEPFASHION2, FLD
 from kgdet_d2.structures import predictions as module
+from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
 
 COLUMNS = "image_id detection_offsets category_id score box keypoints wide_detection wide_keypoints".split()
@@ -21,7 +23,7 @@ def scene(request, make_scene):
 
 @pytest.fixture
 def parts(scene):
-    truth = GroundTruth.from_dataset_dicts(scene.records, scene.schema)
+    truth = AnnotationTable.from_dataset_dicts(scene.records, scene.schema)
     return [
         Predictions.from_instances(
             output, image_id=record["image_id"], schema=scene.schema, wide_classes=wide_classes
@@ -215,7 +217,6 @@ def test_a_photo_predicted_twice(parts, whole):
         ("category_id", lambda a: a + 13, r"category_id: expected 0\.\."),
         ("category_id", lambda a: a.astype(np.int64), "category_id: expected int16, got int64"),
         ("score", lambda a: a[:-1], "score: expected shape"),
-        ("score", lambda a: a * math.nan, "score: expected finite numbers"),
         ("keypoints", lambda a: a[:-1], "keypoints: expected shape"),
         ("detection_offsets", lambda a: a[::-1], "detection_offsets: expected 0 first"),
         ("detection_offsets", lambda a: a + 1, "detection_offsets: expected 0 first"),
@@ -246,6 +247,16 @@ def test_files_that_are_missing_or_of_another_kind(whole, tmp_path, monkeypatch)
     monkeypatch.setattr(module, "FORMAT_VERSION", 99)
     with pytest.raises(ValueError, match="format_version: expected 99, got 1"):
         Predictions.load(path, whole.schema)
+
+
+@pytest.mark.parametrize("name", ["score", "box", "keypoints", "wide_keypoints"])
+def test_a_file_with_a_number_that_is_not_finite(whole, tmp_path, name):
+    getattr(whole, name).flat[1] = math.inf
+    whole.save(tmp_path / "predictions.npz")
+    count = getattr(whole, name).size
+    message = rf"predictions\.npz: .*: {name}: expected finite numbers, 1 of {count}"
+    with pytest.raises(ValueError, match=message):
+        Predictions.load(tmp_path / "predictions.npz", whole.schema)
 
 
 def test_damaged_files(whole, tmp_path):

@@ -123,8 +123,7 @@ def test_the_mapper_swaps_left_and_right_in_the_shared_slots(registered):
 
 def test_a_small_model_trains_and_detects(registered, tmp_path):
     opts = {
-        "MODEL.KGDET.NUM_CLASSES": 3,
-        "MODEL.KGDET.NUM_KEYPOINTS": 8,
+        "MODEL.KGDET.SCHEMA": "fld",
         "MODEL.KGDET.FLIP_FUSION.ENABLED": True,
         "MODEL.KGDET.SCORE_THRESH_TEST": 0.0,
         "MODEL.DEVICE": "cpu",

@@ -1,158 +1,225 @@
-"""What the heads of KGDet and RepPoints share: towers, a cascade of stages that place points, boxes of them.
+"""KGDet's head (paper, "KGDet Network", "Keypoint-Guided Feature Aggregation", "The Cascade Strategy").
 
-N images, H x W cells of a level, L cells of all levels, C classes, K landmarks of all classes, P points that
-boxes are made of.
+Two towers, then a cascade of stages on every level. A stage classifies and regresses all keypoints from
+features that it aggregates at the informative points of the stage before, and condenses its keypoints into
+informative points of its own. The moments of these are the box.
+
+N images, H x W locations of a level, L locations of all levels, C classes, K keypoints of all classes,
+P informative points, n chosen locations. Offsets are relative to the location, in strides, y first.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 
-from kgdet_d2.geometry.points import moment_box, split_points
-from kgdet_d2.layers.deform_conv import DeformConv
-from kgdet_d2.layers.numerics import scale_gradient, to_float32
-from kgdet_d2.modeling.heads.aggregation import (
-    KeypointEncoding,
-    KeypointSelection,
-    SamplingLocations,
-    aggregation_makers,
-    pick,
+from kgdet_d2.geometry.points import (
+    GridIndex,
+    flatten_grid_indices,
+    gather_locations,
+    kernel_grid,
+    moment_box,
+    scale_gradient,
+    split_points,
+    to_float32,
 )
-
-# Images, rows and columns (n,) of some of one level's cells.
-Cells = tuple[Tensor, Tensor, Tensor]
-# These -> boxes (n, 4), keypoints (n, 2K) or None.
-CellReader = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
-
-
-@dataclass
-class StageOutput:
-    """What one stage says, a tensor per level in each field. Offsets are relative to the cell, in strides.
-
-    Attributes:
-        logits: (N, C, H, W), before the sigmoid; None where the stage does not classify.
-        keypoints: (N, 2K, H, W) offsets, y first; None where the head places no landmarks.
-        points: (N, 2P, H, W) offsets of the (informative) points, y first.
-        boxes: (N, 4, H, W) x1, y1, x2, y2, the moments of the points.
-        visibility: (N, K, H, W) of each landmark, before the sigmoid; only with keypoint selection.
-    """
-
-    logits: list[Tensor] | None
-    keypoints: list[Tensor] | None
-    points: list[Tensor]
-    boxes: list[Tensor]
-    visibility: list[Tensor] | None = None
-
-    def at(self, images: Tensor, cells: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Boxes (n, 4) and keypoints (n, 2K), as far as there are any, at chosen cells.
-
-        Args:
-            images, cells: (n,) each; cells are counted through all levels.
-        """
-        keypoints = self.keypoints or [None] * len(self.boxes)
-        readers = [partial(_read_maps, *level) for level in zip(self.boxes, keypoints, strict=True)]
-        return _read_levels(readers, [level.shape[-2:] for level in self.boxes], images, cells)
+from kgdet_d2.layers.bilinear_gather import BilinearNeighbors, deform_conv_gather
+from kgdet_d2.layers.deform_conv import DeformConv
+from kgdet_d2.modeling.heads.keypoint_selection import KeypointSelection
+from kgdet_d2.modeling.heads.outputs import (
+    LocationPredictions,
+    SelectLocations,
+    StageOutput,
+    choose_best_locations,
+)
+from kgdet_d2.schema import get_schema
 
 
-class PendingStage:
-    """A stage that has told its classes; the rest is worked out by :meth:`at` where it is asked for.
+class SamplingLocations:
+    """P points at each location at which both branches of a stage sample their feature maps.
 
     Attributes:
-        logits: (N, C, H, W) of each level, as in :class:`StageOutput`; -inf at cells that are not looked at.
+        offsets: (N, 2P, H, W).
+        grid_index: the n locations that sample; None for all.
     """
 
-    def __init__(self, logits: list[Tensor], readers: list[CellReader]):
-        self.logits = logits
-        self._readers = readers
+    def __init__(self, offsets: Tensor, grid_index: GridIndex | None = None):
+        self.offsets = offsets
+        self.grid_index = grid_index
 
-    def at(self, images: Tensor, cells: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`StageOutput.at`."""
-        return _read_levels(self._readers, [level.shape[-2:] for level in self.logits], images, cells)
+    def select(self, maps: Tensor) -> Tensor:
+        """Select maps (N, D, H, W) at the locations that sample: (n, D, 1, 1), or as they are for all."""
+        return maps if self.grid_index is None else gather_locations(maps, self.grid_index)[..., None, None]
+
+    def to_maps(self, values: Tensor, elsewhere: float = 0.0) -> Tensor:
+        """Scatter values of the locations that sample, (n, D, 1, 1), into maps (N, D, H, W)."""
+        if self.grid_index is None:
+            return values
+        image, row, column = self.grid_index
+        maps = values.new_full((len(self.offsets), values.shape[1], *self.offsets.shape[2:]), elsewhere)
+        maps[image, :, row, column] = values.flatten(1)
+        return maps
+
+    @cached_property
+    def neighbors(self) -> BilinearNeighbors:
+        """The four locations around each point and their weights, computed once for both branches."""
+        if self.grid_index is None:
+            num, _, *sizes = self.offsets.shape
+            image, row, column = (torch.arange(n, device=self.offsets.device) for n in (num, *sizes))
+            row = row[:, None]  # (H, 1), against columns (W,)
+        else:
+            image, row, column = self.grid_index
+            row, column = row[:, None, None, None], column[:, None, None, None]  # against points (n, P, 1, 1)
+        x, y = split_points(to_float32(self.select(self.offsets)), dim=1)
+        return BilinearNeighbors(x + column, y + row, image, self.offsets.shape)
 
 
-def _read_maps(boxes: Tensor, keypoints: Tensor | None, *cells: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A :data:`CellReader` of maps that are there."""
-    return pick(boxes, cells).flatten(1), None if keypoints is None else pick(keypoints, cells).flatten(1)
+class InitialConv(nn.Module):
+    """A 3x3 convolution, which the first stage has in place of an aggregation: there are no points yet."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.out_channels = channels
+
+    def forward(self, features: Tensor, sampling: SamplingLocations) -> Tensor:
+        """Compute features (N, C, H, W), or of the locations that sample."""
+        return sampling.select(self.conv(features).relu())
 
 
-def _read_levels(
-    readers: list[CellReader], sizes: list[torch.Size], images: Tensor, cells: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """What each level's reader says of its own ones of the cells, in the order of the cells."""
-    start, chosen, parts = 0, [], []
-    for reader, (height, width) in zip(readers, sizes, strict=True):
-        chosen.append(((cells >= start) & (cells < start + height * width)).nonzero().flatten())
-        own = cells[chosen[-1]] - start
-        parts.append(reader(images[chosen[-1]], own // width, own % width))
-        start += height * width
-    order = torch.cat(chosen).argsort()
-    return tuple(None if part[0] is None else torch.cat(part)[order] for part in zip(*parts, strict=True))
+class PointAggregation(nn.Module):
+    """Multi-column aggregation: the informative points are the taps of one deformable convolution a column.
 
-
-def as_maps(values: Tensor, cells: Cells | None, features: Tensor, elsewhere: float = 0.0) -> Tensor:
-    """The reverse of :func:`pick`: values (n, D, 1, 1) of the cells -> (N, D, H, W), as the features are.
-
-    Where ``cells`` is None the values are maps of all cells, and stay so.
+    Args:
+        in_channels: channels of the feature maps.
+        column_channels: channels that each column gives.
+        columns: points of each column, squares of odd numbers; their sum is P.
     """
-    if cells is None:
-        return values
-    images, rows, columns = cells
-    maps = values.new_full((len(features), values.shape[1], *features.shape[-2:]), elsewhere)
-    maps[images, :, rows, columns] = values.flatten(1)
-    return maps
+
+    grids: Tensor
+
+    def __init__(self, in_channels: int, column_channels: int, columns: list[int]):
+        super().__init__()
+        self.columns = list(columns)
+        self.out_channels = column_channels * len(columns)
+        self.convs = nn.ModuleList(
+            DeformConv(in_channels, column_channels, kernel_size=math.isqrt(points)) for points in columns
+        )
+        grids = torch.cat([kernel_grid(math.isqrt(points)) for points in columns])
+        self.register_buffer("grids", grids.view(-1, 1, 1), persistent=False)
+
+    def forward(self, features: Tensor, sampling: SamplingLocations) -> Tensor:
+        """Aggregate features (N, in_channels, H, W) into (N, out_channels, H, W), or of (n, ..., 1, 1)."""
+        if features.device.type == "cpu":  # elsewhere the deformable kernels are faster
+            kernels: list[Any] = [conv.weight for conv in self.convs]
+            return deform_conv_gather(features, sampling.neighbors, kernels).relu()
+        # A tap samples at location + grid + offset; without the grid it samples at location + point.
+        offsets = (sampling.offsets - self.grids).split([2 * points for points in self.columns], dim=1)
+        columns = [conv(features, offset) for conv, offset in zip(self.convs, offsets, strict=True)]
+        return sampling.select(torch.cat(columns, dim=1).relu())
 
 
-class Stage(nn.Module):
-    """One stage on one level: from feature maps, and what the stage before says, to classes and points.
+def build_aggregation(stage_index: int, channels: int, columns: list[int]) -> InitialConv | PointAggregation:
+    """Build the feature layer of a stage's branch: a convolution in the first stage, else aggregation."""
+    return PointAggregation(channels, channels, columns) if stage_index else InitialConv(channels)
 
-    All fields are as in :class:`StageOutput`. The points tell which cells are wanted; maps from before are of
-    these, see :class:`~kgdet_d2.modeling.heads.aggregation.SamplingLocations`.
+
+class KeypointStage(nn.Module):
+    """One stage on one level; the same weights serve all levels.
+
+    Previous maps and returned maps are of the locations that sample: (N, D, H, W), or (n, D, 1, 1).
+
+    Args:
+        index: the stage's number, from 0.
+        channels: width of the towers and of each column.
+        columns: informative points of each column; their sum is P.
+        num_classes: C, None for a stage that does not classify.
+        num_keypoints: K.
+        aggregation: "encoding" or "selection".
     """
-
-    def score_layers(self) -> list[nn.Conv2d]:
-        """The convolutions whose sigmoid is a score."""
-        raise NotImplementedError
-
-    def classify(self, cls_features: Tensor, sampling_points: SamplingLocations) -> Tensor | None:
-        """The logits, None where the stage does not classify."""
-        raise NotImplementedError
-
-    def place(
-        self,
-        keypoint_features: Tensor,
-        sampling_points: SamplingLocations,
-        previous_keypoints: Tensor,
-        previous_points: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keypoints, points and visibility."""
-        raise NotImplementedError
-
-    def forward(
-        self,
-        cls_features: Tensor,
-        keypoint_features: Tensor,
-        sampling_points: SamplingLocations,
-        previous_keypoints: Tensor,
-        previous_points: Tensor,
-    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
-        """Logits, keypoints, points and visibility."""
-        logits = self.classify(cls_features, sampling_points)
-        return logits, *self.place(keypoint_features, sampling_points, previous_keypoints, previous_points)
-
-
-class PointSetHead(nn.Module):
-    """Towers for classification and for points, and stages of refinement, shared by all levels."""
 
     def __init__(
         self,
-        stages: Iterable[Stage],
+        index: int,
+        *,
+        channels: int,
+        columns: list[int],
+        num_classes: int | None,
+        num_keypoints: int,
+        aggregation: str,
+    ):
+        super().__init__()
+        self.classifies = num_classes is not None
+        if num_classes is not None:
+            self.cls_aggregation = build_aggregation(index, channels, columns)
+        self.keypoint_aggregation = build_aggregation(index, channels, columns)
+        channels = self.keypoint_aggregation.out_channels
+        if num_classes is not None:
+            self.cls_score = nn.Conv2d(channels, num_classes, kernel_size=1)
+        self.keypoint_offsets = nn.Conv2d(channels, 2 * num_keypoints, kernel_size=1)
+        self.encode_points: nn.Conv2d | KeypointSelection
+        if aggregation == "encoding":
+            self.encode_points = nn.Conv2d(2 * num_keypoints, 2 * sum(columns), kernel_size=1)
+        elif aggregation == "selection":
+            self.encode_points = KeypointSelection(channels, num_keypoints, sum(columns))
+        else:
+            raise ValueError(f"aggregation: expected 'encoding' or 'selection', got {aggregation!r}")
+
+    def score_layers(self) -> list[nn.Conv2d]:
+        """Return the convolutions of the classes' scores and of the keypoints' visibility."""
+        layers = [self.cls_score] if self.classifies else []
+        if isinstance(self.encode_points, KeypointSelection):
+            layers.append(self.encode_points.visibility)
+        return layers
+
+    def classify(self, cls_features: Tensor, sampling: SamplingLocations) -> Tensor | None:
+        """Predict the logits (C), None where the stage does not classify."""
+        return self.cls_score(self.cls_aggregation(cls_features, sampling)) if self.classifies else None
+
+    def regress(
+        self,
+        features: Tensor,
+        sampling: SamplingLocations,
+        previous_keypoints: Tensor,
+        previous_points: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Predict keypoints (2K), informative points (2P) and, with selection, the keypoints' visibility (K).
+
+        Keypoints are the stage's residuals on the previous ones; so are points, by the residuals' encoding.
+        """
+        features = self.keypoint_aggregation(features, sampling)
+        residual = self.keypoint_offsets(features)
+        keypoints = previous_keypoints + residual
+        if isinstance(self.encode_points, KeypointSelection):
+            return keypoints, *self.encode_points(features, keypoints)
+        return keypoints, previous_points + self.encode_points(residual), None
+
+
+class PointSetHead(nn.Module):
+    """Towers for classification and for points, and a cascade of stages, shared by all levels.
+
+    Subclasses build ``stages``, modules with the methods of :class:`KeypointStage`, and initialise all.
+
+    Args:
+        in_channels: channels of the feature maps.
+        channels: width of the towers.
+        num_convs: 3x3 convolutions in each tower.
+        norm: normalisation in the towers, by Detectron2's names.
+        num_keypoints: K, 0 where the stages regress no keypoints.
+        num_points: P.
+        points_gradient: share of the gradient that flows from an aggregation back into its points.
+        moment_gradient: the same for the moment transform's two scales.
+        sparse_cells: see :meth:`predict`; 0 for all. It needs a first stage that classifies.
+    """
+
+    stages: Any  # an nn.ModuleList
+
+    def __init__(
+        self,
         *,
         in_channels: int,
         channels: int,
@@ -160,26 +227,10 @@ class PointSetHead(nn.Module):
         norm: str,
         num_keypoints: int,
         num_points: int,
-        prior_prob: float,
         points_gradient: float,
         moment_gradient: float,
         sparse_cells: int = 0,
     ):
-        """
-        Args:
-            stages: in order.
-            in_channels: channels of the feature maps.
-            channels: width of the towers.
-            num_convs: 3x3 convolutions in each tower.
-            norm: normalisation in the towers, by Detectron2's names.
-            num_keypoints: K, 0 where the stages place no landmarks.
-            num_points: P.
-            prior_prob: what ``score_layers`` say at every cell before training.
-            points_gradient: share of the gradient that flows from an aggregation back into its points.
-            moment_gradient: the same for the moment transform's two scales.
-            sparse_cells: cells of an image at which :meth:`last_stage` computes stages after the first; 0 for
-                all. It needs a first stage that classifies.
-        """
         super().__init__()
         self.points_gradient = points_gradient
         self.moment_gradient = moment_gradient
@@ -187,20 +238,18 @@ class PointSetHead(nn.Module):
         self.num_keypoints = num_keypoints
         self.num_points = num_points
         self.cls_tower = _tower(in_channels, channels, num_convs, norm)
-        self.keypoint_tower = _tower(in_channels, channels, num_convs, norm)  # of landmarks and points
-        self.stages = nn.ModuleList(stages)
-        self.moment_scale = nn.Parameter(torch.zeros(2))
-        self._init_weights(prior_prob)
+        self.keypoint_tower = _tower(in_channels, channels, num_convs, norm)  # of keypoints and points
+        self.moment_scale = nn.Parameter(torch.zeros(2))  # logarithms of lambda_x, lambda_y
 
     @classmethod
-    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
-        """What all heads of this kind take from ``MODEL.KGDET``."""
-        kgdet = cfg.MODEL.KGDET
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments that all heads of this kind take from ``MODEL.KGDET``."""
+        kgdet, schema = cfg.MODEL.KGDET, get_schema(cfg.MODEL.KGDET.SCHEMA)
         (in_channels,) = {shape.channels for shape in input_shape.values()}
         return {
             "in_channels": in_channels,
-            "num_classes": kgdet.NUM_CLASSES,
-            "num_keypoints": kgdet.NUM_KEYPOINTS,
+            "num_classes": schema.num_classes,
+            "num_keypoints": schema.num_keypoints,
             "num_stages": kgdet.NUM_STAGES,
             "columns": kgdet.COLUMNS,
             "channels": kgdet.CONV_DIM,
@@ -211,7 +260,8 @@ class PointSetHead(nn.Module):
             "moment_gradient": kgdet.MOMENT_GRADIENT,
         }
 
-    def _init_weights(self, prior_prob: float) -> None:
+    def init_weights(self, prior_prob: float) -> None:
+        """Initialise all layers; ``prior_prob`` is the score at every location before training."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | DeformConv):
                 nn.init.normal_(module.weight, std=0.01)
@@ -222,175 +272,122 @@ class PointSetHead(nn.Module):
                 nn.init.constant_(layer.bias, math.log(prior_prob / (1 - prior_prob)))
 
     def forward(self, features: list[Tensor]) -> list[StageOutput]:
-        """Feature maps (N, in_channels, H, W), a level each -> the stages' outputs, in order."""
-        per_level = [self._forward_level(level) for level in features]
-        return [
-            StageOutput(*map(_over_levels, zip(*levels, strict=True)))
-            for levels in zip(*per_level, strict=True)
-        ]
-
-    def last_stage(self, features: list[Tensor], inside: Tensor | None = None) -> PendingStage:
-        """What inference wants of :meth:`forward`: the last stage, with the classes alone of all cells.
-
-        With ``sparse_cells`` later stages are computed at so many cells of each image, those that the first
-        stage scores best, of all levels together. There they say the same.
-
-        Args:
-            inside: (N, L) bool, the cells that come first whatever their scores; None for all alike.
-        """
-        cls_features = [self.cls_tower(level) for level in features]
-        cells = self._best_cells(cls_features, inside) if self.sparse_cells else [None] * len(features)
-        levels = map(self._pending_level, features, cls_features, cells)
-        return PendingStage(*map(list, zip(*levels, strict=True)))
-
-    def _forward_level(self, features: Tensor) -> list[tuple[Tensor | None, ...]]:
-        """Of each stage the fields of :class:`StageOutput`, on one level."""
-        cls_features, keypoint_features = self.cls_tower(features), self.keypoint_tower(features)
-        keypoints, points = self._nowhere(features)
+        """Predict with every stage, in order, at all locations of each level (N, in_channels, H, W)."""
+        stage_levels: list[list[tuple[Tensor | None, ...]]] = [[] for _ in self.stages]
+        for level in features:
+            cls_features, keypoint_features = self.cls_tower(level), self.keypoint_tower(level)
+            keypoints, points = self._zero_offsets(level)
+            for stage, levels in zip(self.stages, stage_levels, strict=True):
+                sampling = SamplingLocations(scale_gradient(points, self.points_gradient))
+                logits = stage.classify(cls_features, sampling)
+                # A stage adds to the predictions before it without a gradient to them.
+                keypoints, points, visibility = stage.regress(
+                    keypoint_features, sampling, keypoints.detach(), points.detach()
+                )
+                boxes = self._boxes(points)
+                levels.append((logits, keypoints if self.num_keypoints else None, points, boxes, visibility))
         outputs = []
-        for stage in self.stages:
-            sampling_points = SamplingLocations(scale_gradient(points, self.points_gradient))
-            # A stage adds to what came before without gradient to it.
-            logits, keypoints, points, visibility = stage(
-                cls_features, keypoint_features, sampling_points, keypoints.detach(), points.detach()
-            )
-            told = keypoints if self.num_keypoints else None
-            outputs.append((logits, told, points, self._boxes(points), visibility))
+        for levels in stage_levels:
+            fields: list[Any] = []  # of StageOutput, a tensor per level in each
+            for maps in zip(*levels, strict=True):
+                fields.append(None if maps[0] is None else list(maps))
+            outputs.append(StageOutput(*fields))
         return outputs
 
-    def _best_cells(self, cls_features: list[Tensor], inside: Tensor | None) -> list[Cells]:
-        """Each level's share of the ``sparse_cells`` that the first stage scores best in each image."""
-        levels = [
-            self.stages[0].classify(level, SamplingLocations(self._nowhere(level)[1])).amax(dim=1)
-            for level in cls_features
-        ]
-        scores = torch.cat([level.flatten(1) for level in levels], dim=1)
-        if inside is not None:
-            scores = scores.masked_fill(~inside, -torch.inf)
-        best = scores.topk(min(self.sparse_cells, scores.shape[1])).indices
-        chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, True)
-        chosen = chosen.split([level[0].numel() for level in levels], dim=1)
-        return [own.view_as(level).nonzero(as_tuple=True) for own, level in zip(chosen, levels, strict=True)]
+    def predict(
+        self, features: list[Tensor], select: SelectLocations, inside: Tensor | None = None
+    ) -> LocationPredictions:
+        """Predict with the last stage, boxes and keypoints only at the locations that ``select`` keeps.
 
-    def _pending_level(
-        self, features: Tensor, cls_features: Tensor, cells: Cells | None
-    ) -> tuple[Tensor, CellReader]:
-        """Of the last stage the logits, and what works out the rest; of a level, at these cells or at all."""
-        *stages, last = self.stages
-        keypoint_features = self.keypoint_tower(features)
-        keypoints, points = self._nowhere(features)
-        for stage in stages:
-            looks = SamplingLocations(points, cells)
-            told, placed, _ = stage.place(keypoint_features, looks, looks.of(keypoints), looks.of(points))
-            keypoints, points = (as_maps(values, cells, features) for values in (told, placed))
+        With ``sparse_cells`` stages after the first are computed at so many locations of each image, those
+        that the first stage scores best in all levels. Elsewhere the logits are -inf.
 
-        def reader(*cells: Tensor) -> tuple[Tensor, Tensor | None]:
-            before = [pick(maps, cells) for maps in (keypoints, points)]
-            if not len(before[0]):  # all shapes are known
-                return before[1].new_zeros(0, 4), before[0].flatten(1) if self.num_keypoints else None
-            told, placed, _ = last.place(keypoint_features, SamplingLocations(points, cells), *before)
-            return self._boxes(placed).flatten(1), told.flatten(1) if self.num_keypoints else None
+        Args:
+            features: (N, in_channels, H, W) per level.
+            select: the last stage's logits (N, C, H, W) per level -> the locations to keep, per level.
+            inside: (N, L) bool, locations that come first whatever their scores; None for all alike.
+        """
+        cls_features = [self.cls_tower(level) for level in features]
+        keypoint_features = [self.keypoint_tower(level) for level in features]
+        chosen: list[GridIndex] | list[None] = [None] * len(features)  # all locations
+        if self.sparse_cells:
+            scores = []  # of the first stage, per level
+            for level in cls_features:
+                sampling = SamplingLocations(self._zero_offsets(level)[1])
+                scores.append(self.stages[0].classify(level, sampling).amax(dim=1))  # (N, H, W)
+            chosen = choose_best_locations(scores, self.sparse_cells, inside)
 
-        logits = last.classify(cls_features, SamplingLocations(points, cells))
-        return as_maps(logits, cells, features, elsewhere=-torch.inf), reader
+        logits, previous = [], []
+        for level, grid_index in enumerate(chosen):
+            keypoints, points = self._regress_before_last(keypoint_features[level], grid_index)
+            sampling = SamplingLocations(points, grid_index)
+            level_logits = self.stages[-1].classify(cls_features[level], sampling)
+            logits.append(sampling.to_maps(level_logits, elsewhere=-torch.inf))
+            previous.append((keypoints, points))
 
-    def _nowhere(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Keypoints and points before the first stage: on the cell."""
-        num, _, height, width = features.shape
-        keypoints = features.new_zeros(num, 2 * self.num_keypoints, height, width)
-        return keypoints, features.new_zeros(num, 2 * self.num_points, height, width)
+        kept = select(logits)
+        kept_logits = torch.cat(list(map(gather_locations, logits, kept)))
+        boxes, offsets = [], []
+        for level, grid_index in enumerate(kept):
+            regressed = self._regress_last(keypoint_features[level], *previous[level], grid_index)
+            boxes.append(regressed[0])
+            offsets.append(regressed[1])
+        image, location_ids = flatten_grid_indices(kept, features)
+        kept_keypoints = torch.cat(offsets) if self.num_keypoints else None
+        return LocationPredictions(image, location_ids, kept_logits, torch.cat(boxes), kept_keypoints)
+
+    def _regress_before_last(self, features: Tensor, grid_index: GridIndex | None) -> tuple[Tensor, Tensor]:
+        """Predict the keypoints (N, 2K, H, W) and points (N, 2P, H, W) that the last stage adds to.
+
+        Args:
+            features: (N, channels, H, W) of the tower, of one level.
+            grid_index: the locations to compute; elsewhere the offsets are 0. None for all.
+        """
+        keypoints, points = self._zero_offsets(features)
+        for stage in self.stages[:-1]:
+            sampling = SamplingLocations(points, grid_index)
+            keypoints, points, _ = stage.regress(
+                features, sampling, sampling.select(keypoints), sampling.select(points)
+            )
+            keypoints, points = sampling.to_maps(keypoints), sampling.to_maps(points)
+        return keypoints, points
+
+    def _regress_last(
+        self, features: Tensor, keypoints: Tensor, points: Tensor, grid_index: GridIndex
+    ) -> tuple[Tensor, Tensor]:
+        """Predict boxes (n, 4) and keypoints (n, 2K) of the last stage at chosen locations of one level."""
+        sampling = SamplingLocations(points, grid_index)
+        keypoints, points = sampling.select(keypoints), sampling.select(points)  # (n, ..., 1, 1)
+        if not len(points):
+            return points.new_zeros(0, 4), keypoints.flatten(1)
+        keypoints, points, _ = self.stages[-1].regress(features, sampling, keypoints, points)
+        return self._boxes(points).flatten(1), keypoints.flatten(1)
+
+    def _zero_offsets(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keypoints (2K) and points (2P) before the first stage: on the location."""
+        num, _, *size = features.shape
+        keypoints = features.new_zeros(num, 2 * self.num_keypoints, *size)
+        return keypoints, features.new_zeros(num, 2 * self.num_points, *size)
 
     def _boxes(self, points: Tensor) -> Tensor:
+        """Compute B_ij (N, 4, H, W), the moments of the points (N, 2P, H, W) (paper, "Box Regression")."""
         x, y = split_points(to_float32(points), dim=1)
         return moment_box(x, y, scale_gradient(self.moment_scale, self.moment_gradient), dim=1)
 
 
-def _over_levels(maps: tuple[Tensor | None, ...]) -> list[Tensor] | None:
-    """One field's maps of all levels, None where the stage has no such field."""
-    return None if maps[0] is None else list(maps)
-
-
-def _tower(in_channels: int, channels: int, num_convs: int, norm: str) -> nn.Sequential:
-    inputs = [in_channels] + [channels] * (num_convs - 1)
-    return nn.Sequential(
-        *(
-            Conv2d(
-                inputs_i,
-                channels,
-                kernel_size=3,
-                padding=1,
-                bias=not norm,
-                norm=get_norm(norm, channels),
-                activation=nn.ReLU(),
-            )
-            for inputs_i in inputs
-        )
-    )
-
-
-AGGREGATIONS = {"encoding": KeypointEncoding, "selection": KeypointSelection}
-
-
-class KeypointStage(Stage):
-    """One stage of KGDet on one level: landmarks, informative points of them, and classes.
+class KGDetHead(PointSetHead):
+    """KGDet's towers and stages.
 
     Args:
-        make_aggregation: called once a branch; gives a module (features, points) -> features that has
-            ``out_channels``.
-        make_points: given the channels of the features, K and P, makes the module that turns landmarks into
-            informative points, :class:`KeypointEncoding` or :class:`KeypointSelection`.
-        num_classes: C, None for a stage that does not classify.
-        num_points: P.
+        num_classes: C.
+        num_keypoints: K.
+        num_stages: T, the first stage included.
+        aggregation: the informative points are an "encoding" of all keypoints or a "selection" of some.
+        columns: informative points of each column of the aggregation; their sum is P.
+        channels: width of towers, first stage and columns.
+        prior_prob: score of every class, and visibility of every keypoint, before training.
+        others: as in :class:`PointSetHead`.
     """
-
-    def __init__(
-        self,
-        make_aggregation: Callable[[], nn.Module],
-        make_points: Callable[[int, int, int], nn.Module],
-        num_classes: int | None,
-        num_keypoints: int,
-        num_points: int,
-    ):
-        super().__init__()
-        self.classifies = num_classes is not None
-        if self.classifies:
-            self.cls_aggregation = make_aggregation()
-        self.keypoint_aggregation = make_aggregation()
-        channels = self.keypoint_aggregation.out_channels
-        if self.classifies:
-            self.cls_score = nn.Conv2d(channels, num_classes, kernel_size=1)
-        self.keypoint_offsets = nn.Conv2d(channels, 2 * num_keypoints, kernel_size=1)
-        self.encode_points = make_points(channels, num_keypoints, num_points)
-
-    def score_layers(self) -> list[nn.Conv2d]:
-        """The convolutions whose sigmoid is a score: of classes, and of landmarks in view."""
-        layers = [self.cls_score] if self.classifies else []
-        if isinstance(self.encode_points, KeypointSelection):
-            layers.append(self.encode_points.visibility)
-        return layers
-
-    def classify(self, cls_features: Tensor, sampling_points: SamplingLocations) -> Tensor | None:
-        """The logits."""
-        if not self.classifies:
-            return None
-        return self.cls_score(self.cls_aggregation(cls_features, sampling_points))
-
-    def place(
-        self,
-        keypoint_features: Tensor,
-        sampling_points: SamplingLocations,
-        previous_keypoints: Tensor,
-        previous_points: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keypoints, points and visibility."""
-        features = self.keypoint_aggregation(keypoint_features, sampling_points)
-        residual = self.keypoint_offsets(features)
-        keypoints = previous_keypoints + residual
-        return keypoints, *self.encode_points(features, residual, keypoints, previous_points)
-
-
-class KGDetHead(PointSetHead):
-    """Towers for classification and for landmarks, and ``num_stages`` stages, shared by all levels."""
 
     @configurable
     def __init__(
@@ -401,33 +398,53 @@ class KGDetHead(PointSetHead):
         num_stages: int,
         aggregation: str,
         columns: list[int],
+        in_channels: int,
         channels: int,
-        **point_head_arguments: Any,
+        num_convs: int,
+        norm: str,
+        prior_prob: float,
+        points_gradient: float,
+        moment_gradient: float,
+        sparse_cells: int = 0,
     ):
-        """
-        Args:
-            num_stages: T, the first stage included.
-            aggregation: whence the informative points: "encoding" of all landmarks, or "selection" of some.
-            columns: informative points of each column of the aggregation.
-            channels: width of towers, first stage and columns.
-            point_head_arguments: the others of :class:`PointSetHead`.
-        """
-        if aggregation not in AGGREGATIONS:
-            raise ValueError(f"aggregation: expected one of {sorted(AGGREGATIONS)}, got {aggregation!r}")
-        makers = aggregation_makers(channels, columns, num_stages)
         super().__init__(
-            (
-                KeypointStage(make, AGGREGATIONS[aggregation], num_classes, num_keypoints, sum(columns))
-                for make in makers
-            ),
+            in_channels=in_channels,
             channels=channels,
+            num_convs=num_convs,
+            norm=norm,
             num_keypoints=num_keypoints,
             num_points=sum(columns),
-            **point_head_arguments,
+            points_gradient=points_gradient,
+            moment_gradient=moment_gradient,
+            sparse_cells=sparse_cells,
         )
+        self.stages = nn.ModuleList(
+            KeypointStage(
+                index,
+                channels=channels,
+                columns=columns,
+                num_classes=num_classes,
+                num_keypoints=num_keypoints,
+                aggregation=aggregation,
+            )
+            for index in range(num_stages)
+        )
+        self.init_weights(prior_prob)
 
     @classmethod
-    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Read ``MODEL.KGDET``."""
         kgdet = cfg.MODEL.KGDET
-        own = {"aggregation": kgdet.AGGREGATION, "sparse_cells": kgdet.SPARSE_CELLS}
-        return {**super().from_config(cfg, input_shape), **own}
+        arguments = {"aggregation": kgdet.AGGREGATION, "sparse_cells": kgdet.SPARSE_CELLS}
+        return {**super().from_config(cfg, input_shape), **arguments}
+
+
+def _tower(in_channels: int, channels: int, num_convs: int, norm: str) -> nn.Sequential:
+    layers = []
+    for _ in range(num_convs):
+        norm_layer = get_norm(norm, channels)
+        layers.append(
+            Conv2d(in_channels, channels, 3, padding=1, bias=not norm, norm=norm_layer, activation=nn.ReLU())
+        )
+        in_channels = channels
+    return nn.Sequential(*layers)

@@ -1,83 +1,95 @@
 """RepPoints' head (Yang et al., ICCV 2019), and RepPoints-Kp's (paper, "Baselines").
 
-N images, H x W cells of a level, C classes, K landmarks of all classes, P points.
+N images, H x W locations of a level, C classes, K keypoints of all classes, P points.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from kgdet_d2.modeling.heads.aggregation import KeypointEncoding, SamplingLocations, aggregation_makers
-from kgdet_d2.modeling.heads.kgdet_head import KeypointStage, PointSetHead, Stage
-
-KEYPOINTS = ("none", "parallel", "serial")
+from kgdet_d2.modeling.heads.kgdet_head import (
+    KeypointStage,
+    PointSetHead,
+    SamplingLocations,
+    build_aggregation,
+)
 
 
 class Branch(nn.Module):
-    """Features gathered at points, and a 1x1 convolution of them."""
-
-    def __init__(self, aggregation: nn.Module, out_channels: int):
-        super().__init__()
-        self.aggregation = aggregation
-        self.output = nn.Conv2d(aggregation.out_channels, out_channels, kernel_size=1)
-
-    def forward(self, features: Tensor, points: SamplingLocations) -> Tensor:
-        return self.output(self.aggregation(features, points))
-
-
-class RepPointsStage(Stage):
-    """One stage on one level: points, classes, and landmarks beside them, each by a branch of its own.
+    """Features aggregated at points, and a 1x1 convolution of them.
 
     Args:
-        make_aggregation: as for :class:`~kgdet_d2.modeling.heads.kgdet_head.KeypointStage`.
+        index: the stage's number, from 0.
+        channels: width of the tower and of each column.
+        columns: points of each column.
+        out_channels: of the convolution.
+    """
+
+    def __init__(self, index: int, channels: int, columns: list[int], out_channels: int):
+        super().__init__()
+        self.aggregation = build_aggregation(index, channels, columns)
+        self.output = nn.Conv2d(self.aggregation.out_channels, out_channels, kernel_size=1)
+
+    def forward(self, features: Tensor, sampling: SamplingLocations) -> Tensor:
+        """Predict (N, out_channels, H, W), or of the locations that sample."""
+        return self.output(self.aggregation(features, sampling))
+
+
+class RepPointsStage(nn.Module):
+    """A stage of RepPoints, with the methods of :class:`KeypointStage`.
+
+    Points, classes, and keypoints beside them each have a branch of their own.
+
+    Args:
+        index: the stage's number, from 0.
+        channels: width of the towers and of each column.
+        columns: points of each column; their sum is P.
         num_classes: C, None for a stage that does not classify.
-        num_keypoints: K, 0 for no landmarks.
-        num_points: P.
+        num_keypoints: K, 0 for no keypoints.
     """
 
     def __init__(
-        self,
-        make_aggregation: Callable[[], nn.Module],
-        num_classes: int | None,
-        num_keypoints: int,
-        num_points: int,
+        self, index: int, *, channels: int, columns: list[int], num_classes: int | None, num_keypoints: int
     ):
         super().__init__()
-        self.classes = Branch(make_aggregation(), num_classes) if num_classes is not None else None
-        self.points = Branch(make_aggregation(), 2 * num_points)
-        self.keypoints = Branch(make_aggregation(), 2 * num_keypoints) if num_keypoints else None
+
+        def branch(out_channels: int) -> Branch:
+            return Branch(index, channels, columns, out_channels)
+
+        self.classes = branch(num_classes) if num_classes is not None else None
+        self.points = branch(2 * sum(columns))
+        self.keypoints = branch(2 * num_keypoints) if num_keypoints else None
 
     def score_layers(self) -> list[nn.Conv2d]:
-        """The convolutions whose sigmoid is a score."""
+        """Return the convolution of the classes' scores, if there is one."""
         return [] if self.classes is None else [self.classes.output]
 
-    def classify(self, cls_features: Tensor, sampling_points: SamplingLocations) -> Tensor | None:
-        """The logits."""
-        return None if self.classes is None else self.classes(cls_features, sampling_points)
+    def classify(self, cls_features: Tensor, sampling: SamplingLocations) -> Tensor | None:
+        """Predict the logits."""
+        return None if self.classes is None else self.classes(cls_features, sampling)
 
-    def place(
+    def regress(
         self,
-        keypoint_features: Tensor,
-        sampling_points: SamplingLocations,
+        features: Tensor,
+        sampling: SamplingLocations,
         previous_keypoints: Tensor,
         previous_points: Tensor,
-    ) -> tuple[Tensor, Tensor, None]:
-        """Keypoints, points and visibility."""
-        points = previous_points + self.points(keypoint_features, sampling_points)
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Predict keypoints and points, each its predecessor plus a residual."""
+        points = previous_points + self.points(features, sampling)
         keypoints = previous_keypoints
         if self.keypoints is not None:
-            keypoints = previous_keypoints + self.keypoints(keypoint_features, sampling_points)
+            keypoints = previous_keypoints + self.keypoints(features, sampling)
         return keypoints, points, None
 
 
 class RepPointsHead(PointSetHead):
-    """Towers, an initial stage that places points, and stages that classify and place them anew.
+    """Towers, an initial stage that regresses points, and stages that classify and refine them.
 
-    Landmarks, if wanted, are regressed either beside the points, "parallel" (the paper's RepPoints-Kp), or
-    before them, "serial": the points are then an encoding of the landmarks, as in KGDet.
+    Keypoints, if wanted, are regressed either beside the points, "parallel" (the paper's RepPoints-Kp), or
+    before them, "serial": the points are then an encoding of the keypoints, as in KGDet.
     """
 
     @configurable
@@ -89,40 +101,59 @@ class RepPointsHead(PointSetHead):
         num_stages: int,
         keypoints: str,
         columns: list[int],
+        in_channels: int,
         channels: int,
-        **point_head_arguments: Any,
+        num_convs: int,
+        norm: str,
+        prior_prob: float,
+        points_gradient: float,
+        moment_gradient: float,
     ):
-        """
+        """Build the towers and the stages.
+
         Args:
+            num_classes: C.
             num_keypoints: K; without effect where ``keypoints`` is "none".
             num_stages: the initial one included; RepPoints has 2.
             keypoints: "none", "parallel" or "serial".
             columns: points of each column of the deformable convolutions; RepPoints has one column of 9.
+            in_channels: see :class:`PointSetHead`, as for what is not listed here.
             channels: width of towers, first stage and columns.
-            point_head_arguments: the others of :class:`PointSetHead`.
+            num_convs: 3x3 convolutions in each tower.
+            norm: normalisation in the towers.
+            prior_prob: score of every class before training.
+            points_gradient: share of the gradient from an aggregation to its points.
+            moment_gradient: share of the gradient to the moment transform's scales.
         """
-        if keypoints not in KEYPOINTS:
-            raise ValueError(f"keypoints: expected one of {KEYPOINTS}, got {keypoints!r}")
+        if keypoints not in ("none", "parallel", "serial"):
+            raise ValueError(f"keypoints: expected 'none', 'parallel' or 'serial', got {keypoints!r}")
         num_keypoints = 0 if keypoints == "none" else num_keypoints
-        num_points = sum(columns)
-        makers = aggregation_makers(channels, columns, num_stages)
-        classes = [None] + [num_classes] * (num_stages - 1)
-
-        def stage(make_aggregation: Callable[[], nn.Module], num_classes: int | None) -> nn.Module:
-            if keypoints == "serial":
-                return KeypointStage(
-                    make_aggregation, KeypointEncoding, num_classes, num_keypoints, num_points
-                )
-            return RepPointsStage(make_aggregation, num_classes, num_keypoints, num_points)
-
         super().__init__(
-            map(stage, makers, classes),
+            in_channels=in_channels,
             channels=channels,
+            num_convs=num_convs,
+            norm=norm,
             num_keypoints=num_keypoints,
-            num_points=num_points,
-            **point_head_arguments,
+            num_points=sum(columns),
+            points_gradient=points_gradient,
+            moment_gradient=moment_gradient,
         )
+        stages: list[nn.Module] = []
+        for index in range(num_stages):
+            arguments: dict[str, Any] = {
+                "channels": channels,
+                "columns": columns,
+                "num_classes": num_classes if index else None,
+                "num_keypoints": num_keypoints,
+            }
+            if keypoints == "serial":
+                stages.append(KeypointStage(index, aggregation="encoding", **arguments))
+            else:
+                stages.append(RepPointsStage(index, **arguments))
+        self.stages = nn.ModuleList(stages)
+        self.init_weights(prior_prob)
 
     @classmethod
-    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Read ``MODEL.KGDET`` and ``MODEL.REPPOINTS``."""
         return {**super().from_config(cfg, input_shape), "keypoints": cfg.MODEL.REPPOINTS.KEYPOINTS}

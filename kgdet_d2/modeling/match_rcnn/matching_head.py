@@ -13,7 +13,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from kgdet_d2.layers.numerics import to_float32
+from kgdet_d2.geometry.points import to_float32
 
 
 class MatchingHead(nn.Module):

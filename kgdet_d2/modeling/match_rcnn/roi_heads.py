@@ -15,8 +15,8 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Instances, heatmaps_to_keypoints
 from torch import Tensor
 
-from kgdet_d2.layers.numerics import to_float32
-from kgdet_d2.schema import schema_of
+from kgdet_d2.geometry.points import to_float32
+from kgdet_d2.schema import get_schema
 
 
 @ROI_KEYPOINT_HEAD_REGISTRY.register()
@@ -40,9 +40,9 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        """As Detectron2's; ``NUM_KEYPOINTS`` tells the classes' landmarks, see :func:`schema_of`."""
+        """Return Detectron2's arguments, and the slots of ``MODEL.KGDET.SCHEMA``."""
         arguments = super().from_config(cfg, input_shape)
-        return {**arguments, "slots": schema_of(arguments["num_keypoints"]).slots}
+        return {**arguments, "slots": get_schema(cfg.MODEL.KGDET.SCHEMA).slots}
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
         """Pooled features (N, C, H, W) of the instances -> the loss or, in inference, the same instances.

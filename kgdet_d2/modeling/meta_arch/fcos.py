@@ -9,6 +9,8 @@ from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from kgdet_d2.schema import get_schema
+
 
 class FCOS(fcos.FCOS):
     """Detectron2's FCOS, for batches in which photos without garments may be, too.
@@ -31,9 +33,10 @@ class FCOS(fcos.FCOS):
         backbone = build_backbone(cfg)
         shapes = sorted(backbone.output_shape().values(), key=lambda shape: shape.stride)
         own = cfg.MODEL.FCOS
+        num_classes = own.NUM_CLASSES or get_schema(cfg.MODEL.KGDET.SCHEMA).num_classes
         head = fcos.FCOSHead(
             input_shape=shapes,
-            num_classes=own.NUM_CLASSES,
+            num_classes=num_classes,
             conv_dims=[shapes[0].channels] * own.NUM_CONVS,
             norm=_group_norm if own.NORM == "GN" else own.NORM,
             prior_prob=own.PRIOR_PROB,
@@ -41,7 +44,7 @@ class FCOS(fcos.FCOS):
         return {
             "backbone": backbone,
             "head": head,
-            "num_classes": own.NUM_CLASSES,
+            "num_classes": num_classes,
             "center_sampling_radius": own.CENTER_SAMPLING_RADIUS,
             "focal_loss_alpha": own.FOCAL_LOSS_ALPHA,
             "focal_loss_gamma": own.FOCAL_LOSS_GAMMA,

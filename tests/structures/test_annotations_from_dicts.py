@@ -1,11 +1,15 @@
+"""AnnotationTable from dataset dicts, and what evaluation reads of it."""
+
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from detectron2.structures import BoxMode
 
-from kgdet_d2.evaluation.ground_truth import GroundTruth
+from kgdet_d2.data import FashionDataset
 from kgdet_d2.schema import DEEPFASHION2
+from kgdet_d2.structures.annotations import AnnotationTable
 
 SKIRT, SHORTS = (DEEPFASHION2.class_names.index(name) for name in ("skirt", "shorts"))
 
@@ -21,7 +25,7 @@ def photo(image_id, annotations, **attributes):
 
 
 def test_columns_hold_what_the_dicts_say(scene):
-    truth = GroundTruth.from_dataset_dicts(iter(scene.records), DEEPFASHION2)
+    truth = AnnotationTable.from_dataset_dicts(iter(scene.records), DEEPFASHION2)
     assert len(truth) == len(scene.records)
     for index, record in enumerate(scene.records):
         assert truth.image_id[index] == record["image_id"]
@@ -40,8 +44,60 @@ def test_columns_hold_what_the_dicts_say(scene):
     assert truth.photo_attributes == truth.garment_attributes == {}
 
 
+def test_dicts_of_a_dataset_give_its_columns_again(annotations):
+    """Whose own columns are then what evaluation reads, so these must be the same."""
+    again = AnnotationTable.from_dataset_dicts(FashionDataset(annotations, "some/image"), DEEPFASHION2)
+    assert again.file_name.tolist() == [f"some/image/{name}" for name in annotations.file_name]
+    for field in fields(AnnotationTable):
+        found, expected = getattr(again, field.name), getattr(annotations, field.name)
+        if field.name.endswith("attributes"):
+            assert found.keys() == expected.keys()
+            assert all(np.array_equal(found[name], expected[name]) for name in expected)
+        elif field.name not in ("schema", "file_name"):
+            assert found.dtype == expected.dtype and np.array_equal(found, expected), field.name
+    assert len(again.vertices) > 0
+
+
+def test_float64_views_are_the_values_of_the_dicts(annotations):
+    """To the last bit, as if they had been read as float64."""
+    records = list(FashionDataset(annotations, "some/image"))
+    garments = [annotation for record in records for annotation in record["annotations"]]
+    boxes = np.array([garment["bbox"] for garment in garments], np.float64)
+    keypoints = np.concatenate([np.array(garment["keypoints"], np.float64) for garment in garments])
+    for name, expected in {
+        "box_float64": boxes,
+        "points_float64": keypoints.reshape(-1, 3)[:, :2],
+        "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
+    }.items():
+        found = getattr(annotations, name)
+        assert found.dtype == np.float64 and np.array_equal(found, expected), name
+
+
+def test_what_dicts_may_lack(make_annotation):
+    annotation = make_annotation(np.random.default_rng(0), SKIRT)
+    del annotation["keypoints"]
+    bare = {"image_id": 3, "width": 320, "height": 240}
+    truth = AnnotationTable.from_dataset_dicts([bare | {"annotations": [annotation]}], DEEPFASHION2)
+    assert truth.file_name.tolist() == [""] and truth.keypoints.tolist() == [[0, 0, 0]] * 8
+    assert AnnotationTable.from_dataset_dicts([bare], DEEPFASHION2).num_garments == 0
+    del annotation["bbox"]
+    for record, key in (({"image_id": 3, "height": 240}, "width"), (photo(4, [annotation]), "bbox")):
+        with pytest.raises(ValueError, match=rf"photo 1 of the list, (None|a\.jpg): no '{key}'"):
+            AnnotationTable.from_dataset_dicts([bare, record], DEEPFASHION2)
+
+
+def test_polygons_and_other_masks(make_annotation):
+    rng = np.random.default_rng(0)
+    polygons = [[0, 1, 2.5, 3, 4, 5], np.arange(8)]
+    masks = (polygons, {"size": [2, 2], "counts": "04"}, None)
+    annotations = [make_annotation(rng, SKIRT, segmentation=mask) for mask in masks]
+    truth = AnnotationTable.from_dataset_dicts([photo(1, annotations)], DEEPFASHION2)
+    assert truth.polygon_offsets.tolist() == [0, 2, 2, 2] and truth.vertex_offsets.tolist() == [0, 3, 7]
+    assert truth.vertices.tolist() == [[0, 1], [2.5, 3], [4, 5], [0, 1], [2, 3], [4, 5], [6, 7]]
+
+
 def test_counted_landmarks(scene):
-    truth = GroundTruth.from_dataset_dicts(scene.records, DEEPFASHION2)
+    truth = AnnotationTable.from_dataset_dicts(scene.records, DEEPFASHION2)
     annotations = [annotation for record in scene.records for annotation in record["annotations"]]
     visibilities = [annotation["keypoints"][2::3].tolist() for annotation in annotations]
     assert truth.num_labelled().tolist() == [sum(v > 0 for v in row) for row in visibilities]
@@ -58,7 +114,7 @@ def test_attributes(make_annotation):
         photo(1, [make_annotation(rng, SKIRT, scale=2, shade="red")], source="user", pair_id=3),
         photo(2, [make_annotation(rng, SHORTS, scale=1, shade="")], source="shop", pair_id=4, notes=["?"]),
     ]
-    truth = GroundTruth.from_dataset_dicts(records, DEEPFASHION2)
+    truth = AnnotationTable.from_dataset_dicts(records, DEEPFASHION2)
     found = {name: column.tolist() for name, column in truth.photo_attributes.items()}
     assert found == {"source": ["user", "shop"], "pair_id": [3, 4]}
     found = {name: column.tolist() for name, column in truth.garment_attributes.items()}
@@ -76,7 +132,7 @@ def test_attributes_that_only_some_have(make_annotation, first, second, message)
     rng = np.random.default_rng(0)
     annotations = [make_annotation(rng, SKIRT, **attributes) for attributes in (first, second)]
     with pytest.raises(ValueError, match=message):
-        GroundTruth.from_dataset_dicts([photo(1, annotations)], DEEPFASHION2)
+        AnnotationTable.from_dataset_dicts([photo(1, annotations)], DEEPFASHION2)
 
 
 def test_boxes_in_other_modes_and_no_iscrowd(make_annotation):
@@ -84,7 +140,7 @@ def test_boxes_in_other_modes_and_no_iscrowd(make_annotation):
         np.random.default_rng(0), SKIRT, bbox=(10, 20, 30.5, 40), bbox_mode=BoxMode.XYWH_ABS
     )
     del annotation["iscrowd"]
-    truth = GroundTruth.from_dataset_dicts([photo(1, [annotation])], DEEPFASHION2)
+    truth = AnnotationTable.from_dataset_dicts([photo(1, [annotation])], DEEPFASHION2)
     assert truth.box.tolist() == [[10, 20, 40.5, 60]]
     assert not truth.iscrowd.any()
 
@@ -96,33 +152,35 @@ def test_boxes_in_other_modes_and_no_iscrowd(make_annotation):
         ({"keypoints": [1, 2, 2] * 7}, r"image 5: keypoints of class 'skirt': expected 24 numbers.* got 21"),
         ({"keypoints": [math.nan, 2, 2] * 8}, r"image 5: keypoints: expected finite"),
         ({"bbox": [0, 0, 10, math.inf]}, r"image 5: bbox: expected finite"),
+        ({"segmentation": [[1, 2, 3]]}, r"image 5: segmentation: expected x and y of each vertex, got 3"),
+        ({"segmentation": [[1, math.nan]]}, r"image 5: segmentation: expected finite"),
     ],
 )
 def test_malformed_annotations(make_annotation, replaced, message):
     annotation = make_annotation(np.random.default_rng(0), SKIRT, **replaced)
     with pytest.raises(ValueError, match=message):
-        GroundTruth.from_dataset_dicts([photo(5, [annotation])], DEEPFASHION2)
+        AnnotationTable.from_dataset_dicts([photo(5, [annotation])], DEEPFASHION2)
 
 
 def test_image_id_that_occurs_twice():
     with pytest.raises(ValueError, match="image 5: the image_id occurs twice"):
-        GroundTruth.from_dataset_dicts([photo(5, []), photo(3, []), photo(5, [])], DEEPFASHION2)
+        AnnotationTable.from_dataset_dicts([photo(5, []), photo(3, []), photo(5, [])], DEEPFASHION2)
 
 
 @pytest.mark.parametrize("records", [[], [photo(4, [])]])
 def test_nothing_to_find(records):
-    truth = GroundTruth.from_dataset_dicts(records, DEEPFASHION2)
+    truth = AnnotationTable.from_dataset_dicts(records, DEEPFASHION2)
     assert truth.num_garments == 0 and len(truth) == len(records)
     assert truth.keypoints.shape == (0, 3) and truth.box.shape == (0, 4)
     assert truth.num_labelled().tolist() == truth.area.tolist() == []
     assert not truth.no_visible_by_class.any()
 
 
-def test_photo_rows(scene):
-    truth = GroundTruth.from_dataset_dicts(scene.records, DEEPFASHION2)
-    assert truth.photo_rows(truth.image_id[::-1]).tolist() == list(range(len(truth)))[::-1]
-    assert truth.photo_rows([]).tolist() == []
+def test_image_rows(scene):
+    truth = AnnotationTable.from_dataset_dicts(scene.records, DEEPFASHION2)
+    assert truth.image_rows(truth.image_id[::-1]).tolist() == list(range(len(truth)))[::-1]
+    assert truth.image_rows([]).tolist() == []
     with pytest.raises(ValueError, match="image 1000: no such image_id among the 12 photos"):
-        truth.photo_rows([truth.image_id[3], 1000])
+        truth.image_rows([truth.image_id[3], 1000])
     with pytest.raises(ValueError, match="image 5: no such image_id among the 0 photos"):
-        GroundTruth.from_dataset_dicts([], DEEPFASHION2).photo_rows([5])
+        AnnotationTable.from_dataset_dicts([], DEEPFASHION2).image_rows([5])

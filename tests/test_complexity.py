@@ -1,6 +1,5 @@
-"""kgdet_d2/analysis.py and tools/analyze.py against published numbers, fvcore's counts and plain sums."""
+"""kgdet_d2.complexity and ``kgdet analyze`` against published numbers, fvcore's counts and plain sums."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from kgdet_d2.analysis import Counts, count_parts, table_1_differences, total
+from kgdet_d2.cli import main
+from kgdet_d2.complexity import Complexity, count_by_module, paper_differences, total
 from kgdet_d2.config import load_config
-from kgdet_d2.modeling.heads.kgdet_head import StageOutput
+from kgdet_d2.modeling.heads.outputs import StageOutput
 
 ROOT = Path(__file__).resolve().parents[1]
 R50 = str(ROOT / "configs/kgdet_R50.yaml")
@@ -63,7 +63,7 @@ def giga(count):
 )
 def test_released_system(opts, trainable, paper, convolution, true):
     """R50 and R101 are the paper's Table 1; the others were counted on the release. None: no figure."""
-    counts = total(count_parts(load_config(R50, [*FULL, *opts])))
+    counts = total(count_by_module(load_config(R50, [*FULL, *opts])))
     assert counts.trainable == trainable
     assert counts.parameters == trainable + 225_344  # frozen: stem and res2
     assert giga(counts.paper_flops) == paper
@@ -85,8 +85,8 @@ def test_released_system(opts, trainable, paper, convolution, true):
 def test_RepPoints_and_RetinaNet_of_table_1(name, trainable, paper, convolution, true):
     """All of the neck reaches the head, so that nothing has to be added to it."""
     cfg = load_config(str(ROOT / f"configs/{name}.yaml"), [])
-    counts = total(count_parts(cfg))
-    assert table_1_differences(cfg) == {}
+    counts = total(count_by_module(cfg))
+    assert paper_differences(cfg) == {}
     assert counts.trainable == trainable
     assert giga(counts.paper_flops) == paper
     assert giga(counts.convolution) == convolution
@@ -94,10 +94,8 @@ def test_RepPoints_and_RetinaNet_of_table_1(name, trainable, paper, convolution,
 
 
 def test_KGDet_differs_from_table_1_by_its_neck():
-    built, full = (total(count_parts(load_config(R50, opts))) for opts in ([], FULL))
-    assert table_1_differences(load_config(R50, [])) == {
-        "the neck's parts that reach no output": full - built
-    }
+    built, full = (total(count_by_module(load_config(R50, opts))) for opts in ([], FULL))
+    assert paper_differences(load_config(R50, [])) == {"the neck's parts that reach no output": full - built}
 
 
 @pytest.mark.parametrize(
@@ -106,38 +104,38 @@ def test_KGDet_differs_from_table_1_by_its_neck():
 )
 def test_FCOS_of_table_1_difference_by_difference(depth, trainable, paper, batch_norms):
     cfg = load_config(str(ROOT / f"configs/fcos_R{depth}.yaml"), [])
-    differences = table_1_differences(cfg)
-    counts = total(count_parts(cfg) | differences)
+    differences = paper_differences(cfg)
+    counts = total(count_by_module(cfg) | differences)
     assert (counts.trainable, giga(counts.paper_flops)) == (trainable, paper)
     stride = differences.pop("ResNet's stride in its 1x1 convolutions")
     assert differences == {
-        "BatchNorm whose weights do not learn": Counts(trainable=-batch_norms),
-        "a factor for each level's boxes": Counts(parameters=5, trainable=5),
+        "BatchNorm whose weights do not learn": Complexity(trainable=-batch_norms),
+        "a factor for each level's boxes": Complexity(parameters=5, trainable=5),
     }
     # In the first block of res3, res4 and res5 the 1x1 convolution from 2c to c channels runs at half the
     # size, and with it its BatchNorm and ReLU.
     cells = [(100 * 160, 128), (50 * 80, 256), (25 * 40, 512)]
-    assert stride == Counts(
+    assert stride == Complexity(
         convolution=-sum(3 * here * 2 * c * c for here, c in cells),
         elementwise=-sum(3 * here * 3 * c for here, c in cells),
     )
 
 
 def test_parts():
-    parts = count_parts(load_config(R50, []))
+    parts = count_by_module(load_config(R50, []))
     stages = [f"head.stages.{index}" for index in range(3)]
     assert list(parts) == ["backbone", "neck", "head.cls_tower", "head.keypoint_tower", *stages, "other"]
     assert parts["backbone"].parameters == 23_508_032
     assert giga(parts["backbone"].convolution) == "83.41"
     assert giga(parts["neck"].convolution) == "1.11"
-    assert parts["other"] == Counts(parameters=2, trainable=2)  # the moment transform's scales
+    assert parts["other"] == Complexity(parameters=2, trainable=2)  # the moment transform's scales
     # 25 x 40 cells, 9 + 25 + 49 taps, 256 -> 256 channels, for classes and for landmarks.
     assert parts["head.stages.1"].deformable == 25 * 40 * (9 + 25 + 49) * 256 * 256 * 2
-    head = sum((counts for name, counts in parts.items() if name not in ("backbone", "neck")), Counts())
+    head = sum((counts for name, counts in parts.items() if name not in ("backbone", "neck")), Complexity())
     assert (head.parameters, giga(head.convolution), giga(head.deformable)) == (27_852_247, "6.09", "21.76")
     whole = total(parts)
     assert (whole.parameters, giga(whole.multiply_adds)) == (52_475_415, "112.37")
-    neck = count_parts(load_config(R50, FULL))["neck"]
+    neck = count_by_module(load_config(R50, FULL))["neck"]
     assert (neck.parameters, giga(neck.convolution)) == (7_999_488, "17.32")
 
 
@@ -167,7 +165,7 @@ def test_agrees_with_fvcore(config):
     with torch.no_grad():
         analysis = FlopCountAnalysis(Predictions(model), torch.zeros(1, 3, 64, 96))
         expected = analysis.unsupported_ops_warnings(False).tracer_warnings("none").by_operator()
-    counts = total(count_parts(cfg, 96, 64))
+    counts = total(count_by_module(cfg, 96, 64))
     assert counts.convolution > 0 and counts.multiply_adds == expected["conv"] + expected["matmul"]
     assert counts.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -210,43 +208,35 @@ class TinyDetector(DenseDetector):
 
 
 def test_every_operator_by_hand():
-    parts = count_parts(load_config(TINY, ["MODEL.META_ARCHITECTURE", "TinyDetector"]), 24, 16)
+    parts = count_by_module(load_config(TINY, ["MODEL.META_ARCHITECTURE", "TinyDetector"]), 24, 16)
     out = 12 * 8 * 6  # elements behind the first convolution: bias, BatchNorm twice, ReLU, pooling
     learned = 6 * 9 + 6
     cells = 6 * 4
     assert parts == {
-        "backbone": Counts(learned + 2 * 6, learned, convolution=out * 9, elementwise=5 * out),
-        "head.enlarge.0": Counts(96, 96, convolution=cells * 6 * 4 * 4),
-        "head.norm": Counts(8, 8),
-        "head.linear": Counts(25, 25, convolution=4 * cells * 4 * 5),
-        "other": Counts(7, 7),
+        "backbone": Complexity(learned + 2 * 6, learned, convolution=out * 9, elementwise=5 * out),
+        "head.enlarge.0": Complexity(96, 96, convolution=cells * 6 * 4 * 4),
+        "head.norm": Complexity(8, 8),
+        "head.linear": Complexity(25, 25, convolution=4 * cells * 4 * 5),
+        "other": Complexity(7, 7),
     }
 
 
 def test_size_is_padded_as_the_backbone_asks():
     cfg = load_config(TINY, [])
-    assert count_parts(cfg, 33, 1) == count_parts(cfg, 64, 32)
+    assert count_by_module(cfg, 33, 1) == count_by_module(cfg, 64, 32)
     with pytest.raises(ValueError, match="size: expected a positive width and height, got 0 x 800"):
-        count_parts(cfg, 0, 800)
+        count_by_module(cfg, 0, 800)
 
 
 def test_what_is_neither_dense_nor_an_RCNN_is_refused():
     cfg = load_config(RCNN, ["MODEL.META_ARCHITECTURE", "ProposalNetwork"])
     with pytest.raises(ValueError, match=r"META_ARCHITECTURE: expected a dense detector.*'ProposalNetwork'"):
-        count_parts(cfg)
+        count_by_module(cfg)
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("analyze", ROOT / "tools/analyze.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_tool_prints_both_conventions(tool, tmp_path, capsys):
+def test_tool_prints_both_conventions(tmp_path, capsys):
     path = tmp_path / "counts.json"
-    tool.main(["--config-file", R50, "--json", str(path), "MODEL.KGDET.NUM_POSITIVES", "9"])
+    main(["analyze", "--config-file", R50, "--json", str(path), "MODEL.KGDET.NUM_POSITIVES", "9"])
     printed = capsys.readouterr().out
     assert "as built: 52.25 M / 91.29 G" in printed
     assert "as Table 1 counts: 59.13 M / 107.50 G" in printed
@@ -264,18 +254,18 @@ def test_tool_prints_both_conventions(tool, tmp_path, capsys):
         assert value == report["sums"]["as Table 1 counts"][key]
 
 
-def test_tool_prints_one_sum_where_nothing_is_left_out(tool, capsys):
-    tool.main(["--config-file", TINY, "--size", "64", "32", *FULL])
+def test_tool_prints_one_sum_where_nothing_is_left_out(capsys):
+    main(["analyze", "--config-file", TINY, "--size", "64", "32", *FULL])
     printed = capsys.readouterr().out
     assert f"{TINY} at 64 x 32 pixels" in printed
     assert "as built: " in printed
     assert "as Table 1 counts" not in printed
 
 
-def test_tool_tells_for_how_many_boxes(tool, capsys):
-    tool.main(["--config-file", RCNN, "--size", "64", "32", "TEST.DETECTIONS_PER_IMAGE", "20"])
+def test_tool_tells_for_how_many_boxes(capsys):
+    main(["analyze", "--config-file", RCNN, "--size", "64", "32", "TEST.DETECTIONS_PER_IMAGE", "20"])
     printed = capsys.readouterr().out
     assert "box head: 100 proposals (MODEL.RPN.POST_NMS_TOPK_TEST)" in printed
     assert "other heads: 20 detections (TEST.DETECTIONS_PER_IMAGE)" in printed
-    tool.main(["--config-file", TINY, "--size", "64", "32"])
+    main(["analyze", "--config-file", TINY, "--size", "64", "32"])
     assert "proposals" not in capsys.readouterr().out

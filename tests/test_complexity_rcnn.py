@@ -1,4 +1,4 @@
-"""kgdet_d2/analysis_rcnn.py: the counts of R-CNNs against real passes on the CPU and sums by hand."""
+"""kgdet_d2.complexity: the counts of R-CNNs against real passes on the CPU and sums by hand."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from kgdet_d2.analysis import Counts, count_parts, total
+from kgdet_d2.complexity import Complexity, count_by_module, total
 from kgdet_d2.config import load_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -48,7 +48,7 @@ def test_agrees_with_a_pass_that_finds_as_many_boxes_as_it_may():
     def flops(name):
         return sum(counter.get_flop_counts()[name].values())
 
-    parts = count_parts(cfg, 96, 64)
+    parts = count_by_module(cfg, 96, 64)
     assert list(parts) == PARTS
     two_each = {name: 2 * counts.multiply_adds for name, counts in parts.items()}
     heads = "MatchRCNN.roi_heads"
@@ -70,7 +70,7 @@ def test_parameters_are_the_models(config):
     cfg = load_config(config, ["MODEL.DEVICE", "meta"])
     with torch.device("meta"):
         model = build_model(cfg)
-    counts = total(count_parts(cfg, 64, 64))
+    counts = total(count_by_module(cfg, 64, 64))
     frozen = [m for m in model.modules() if isinstance(m, FrozenBatchNorm2d)]
     buffers = sum(m.weight.numel() + m.bias.numel() for m in frozen)
     assert counts.parameters == sum(p.numel() for p in model.parameters()) + buffers
@@ -79,7 +79,7 @@ def test_parameters_are_the_models(config):
 
 def test_R50_by_hand():
     """Every layer that stands behind the neck, at 1280 x 800, with 1000 proposals and 100 detections."""
-    parts = count_parts(load_config(R50_MATCHING, []))
+    parts = count_by_module(load_config(R50_MATCHING, []))
     cells = sum((1280 >> level) * (800 >> level) for level in range(2, 6)) + 20 * 13  # p6 takes every other
     box = 7 * 7 * 256 * 1024 + 1024 * 1024 + 1024 * (14 + 4 * 13)
     mask = 14 * 14 * (4 * 9 + 4) * 256 * 256 + 28 * 28 * 256 * 13
@@ -93,7 +93,7 @@ def test_R50_by_hand():
         "matching_head": 100 * matching,
     }
     assert {name: parts[name].multiply_adds for name in by_hand} == by_hand
-    joint = count_parts(load_config(R50, []))
+    joint = count_by_module(load_config(R50, []))
     assert {name: counts.multiply_adds for name, counts in joint.items()} == {
         name: parts[name].multiply_adds for name in joint
     }
@@ -101,24 +101,26 @@ def test_R50_by_hand():
 
 
 def test_heads_cost_in_proportion_to_their_boxes():
-    few, more = (count_parts(load_config(TINY, [*MATCHING, *budget(*n)]), 96, 64) for n in [(7, 5), (21, 10)])
+    few, more = (
+        count_by_module(load_config(TINY, [*MATCHING, *budget(*n)]), 96, 64) for n in [(7, 5), (21, 10)]
+    )
     times = dict.fromkeys(PARTS, 1) | {"box_head": 3}
     times |= dict.fromkeys(["mask_head", "keypoint_head", "matching_head"], 2)
     for name, factor in times.items():
         small, large = few[name], more[name]
-        assert large == Counts(
+        assert large == Complexity(
             small.parameters, small.trainable, factor * small.convolution, 0, factor * small.elementwise
         )
 
 
 def test_no_boxes_cost_nothing():
-    parts = count_parts(load_config(TINY, [*MATCHING, *budget(0, 0)]), 96, 64)
+    parts = count_by_module(load_config(TINY, [*MATCHING, *budget(0, 0)]), 96, 64)
     assert [name for name, counts in parts.items() if counts.paper_flops == 0] == PARTS[3:]
 
 
 def test_Faster_RCNN_has_boxes_alone():
     config = model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
-    assert list(count_parts(load_config(config, []), 64, 64)) == PARTS[:4]
+    assert list(count_by_module(load_config(config, []), 64, 64)) == PARTS[:4]
 
 
 @pytest.mark.parametrize(
@@ -133,10 +135,10 @@ def test_Faster_RCNN_has_boxes_alone():
 def test_others_are_refused(config):
     cfg = load_config(model_zoo.get_config_file(config), [])
     with pytest.raises(ValueError, match="META_ARCHITECTURE: expected a dense detector, or GeneralizedRCNN"):
-        count_parts(cfg, 64, 64)
+        count_by_module(cfg, 64, 64)
 
 
 def test_detections_without_limit_are_refused():
     cfg = load_config(TINY, ["TEST.DETECTIONS_PER_IMAGE", "-1"])
     with pytest.raises(ValueError, match=r"TEST\.DETECTIONS_PER_IMAGE: expected a limit.*got -1"):
-        count_parts(cfg)
+        count_by_module(cfg)

@@ -1,0 +1,156 @@
+#!/usr/bin/env python
+r"""Evaluate stored predictions again, without the model.
+
+    python tools/evaluate_predictions.py --dataset deepfashion2_val --subsets --errors \
+        --predictions output/kgdet_R50/inference/deepfashion2_val/predictions.npz --output output/evaluation
+
+``train_net.py --eval-only`` leaves the predictions in OUTPUT_DIR/inference. Always printed are box AP,
+landmark AP (visible and occluded landmarks; visible ones only), both by class, with the dataset's own OKS
+sigmas, and the landmarks' normalised error (NE) and PCK; of a model of boxes alone, box AP. Further:
+
+    --subsets             AP by scale, occlusion, zoom_in, viewpoint, source (DeepFashion2) and
+                          variation_type (FLD), whichever the dataset has, or by the attributes named;
+                          DeepFashion2's fourteen values take some six times as long as AP itself
+    --errors              TIDE's errors, confusion between classes, garments that were missed
+    --output DIR          evaluation.md and evaluation.json, figures, and with --errors errors.csv, a line for
+                          each wrong detection and each garment that was missed
+    --export-coco PATH    the detections as official COCO results, some 5 KB each
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog
+
+import kgdet_d2  # noqa: F401, registers the datasets
+from kgdet_d2.evaluation import AnnotationTable, load_ground_truth, plots
+from kgdet_d2.evaluation.average_precision import AveragePrecision, average_precisions
+from kgdet_d2.evaluation.by_attribute import attribute_values, subset_scores
+from kgdet_d2.evaluation.keypoint_error import keypoint_errors
+from kgdet_d2.evaluation.matching import BoxMatcher
+from kgdet_d2.evaluation.report import (
+    error_report,
+    errors_csv,
+    keypoint_report,
+    markdown,
+    report_json,
+)
+from kgdet_d2.evaluation.tide import DetectionErrors, find_errors
+from kgdet_d2.structures.predictions import Predictions
+from kgdet_d2.utils.io import atomic_write, write_json_array
+
+PANELS = {
+    "bbox": "Boxes, IoU 0.5",
+    "keypoints": "Landmarks, OKS 0.5",
+    "keypoints_visible": "Visible landmarks, OKS 0.5",
+}
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--predictions", required=True, type=Path, metavar="NPZ")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="the registered one they are of")
+    parser.add_argument("--subsets", nargs="*", metavar="ATTRIBUTE", help="AP by attributes")
+    parser.add_argument("--errors", action="store_true", help="error analysis")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.3,
+        metavar="S",
+        help="of the confusion matrix and the list of errors; 0..1, default 0.3",
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write tables and figures there")
+    parser.add_argument("--export-coco", type=Path, metavar="PATH", help="write COCO results there")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    truth, predictions = load(args.dataset, args.predictions)
+    subsets = None if args.subsets is None else attribute_values(truth, args.subsets or None)
+    curves = {task: whole for task, (whole,) in average_precisions(truth, predictions).items()}
+    overlaps = BoxMatcher(truth, predictions)
+    report = {
+        "dataset": args.dataset,
+        "predictions": str(args.predictions),
+        **counts(truth, predictions),
+        "scores": {task: result.summary() for task, result in curves.items()},
+    }
+    if predictions.has_keypoints:
+        report["landmark_error"] = {
+            "visible": keypoint_report(keypoint_errors(overlaps, visible_only=True)),
+            "labelled": keypoint_report(keypoint_errors(overlaps, visible_only=False)),
+        }
+    if subsets is not None:
+        report["subsets"] = subset_scores(truth, predictions, subsets)
+    errors = find_errors(overlaps) if args.errors else None
+    if errors:
+        report["errors"] = error_report(errors, score_threshold=args.score_threshold)
+    print(markdown(report))
+    if args.output:
+        write_report(args.output, report, curves)
+    if args.output and errors:
+        write_errors(args.output, report["errors"], errors)
+    if args.export_coco:
+        with atomic_write(args.export_coco) as file:
+            write_json_array(file, predictions.coco_results())
+
+
+def load(dataset: str, path: Path) -> tuple[AnnotationTable, Predictions]:
+    """Ground truth of a registered dataset, and predictions on its photos.
+
+    Raises:
+        FileNotFoundError: there is no such predictions file.
+        ValueError: the dataset is not registered or has no schema, the predictions are damaged or of another
+            schema, or they are of a photo that the dataset does not have.
+    """
+    if dataset not in DatasetCatalog:
+        raise ValueError(f"dataset {dataset!r}: expected one of {sorted(DatasetCatalog.list())}")
+    truth = load_ground_truth(dataset)
+    predictions = Predictions.load(path, truth.schema)
+    unknown = np.setdiff1d(predictions.image_id, truth.image_id)
+    if len(unknown):
+        raise ValueError(
+            f"{path}: expected predictions of photos of dataset {dataset!r}, got {len(unknown)} of other "
+            f"photos, such as image {unknown[0]}"
+        )
+    return truth, predictions
+
+
+def counts(truth: AnnotationTable, predictions: Predictions) -> dict:
+    names = truth.schema.class_names
+    garments = np.bincount(truth.category_id[~truth.iscrowd], minlength=len(names))
+    return {
+        "photos": len(truth),
+        "photos_predicted": len(predictions),
+        "detections": predictions.num_detections,
+        "garments": dict(zip(names, garments.tolist(), strict=True)),
+    }
+
+
+def write_report(folder: Path, report: dict, curves: dict[str, AveragePrecision]) -> None:
+    for name, content in {"md": markdown(report).encode(), "json": report_json(report)}.items():
+        with atomic_write(folder / f"evaluation.{name}") as file:
+            file.write(content)
+    panels = {PANELS[task]: result for task, result in curves.items()}
+    plots.save_png(plots.precision_recall_figure(panels), folder / "precision_recall.png")
+    if "landmark_error" in report:
+        by_keypoint = report["landmark_error"]["visible"]["by_landmark"]
+        plots.save_png(plots.keypoint_figure(by_keypoint), folder / "landmark_error.png")
+
+
+def write_errors(folder: Path, report: dict, errors: DetectionErrors) -> None:
+    """Figures, and ``errors.csv``."""
+    threshold = report["score_threshold"]
+    plots.save_png(plots.errors_figure(report["kinds"], report["AP50"]), folder / "errors.png")
+    plots.save_png(plots.confusion_figure(report["confusion"], threshold), folder / "confusion.png")
+    with atomic_write(folder / "errors.csv") as file:
+        file.writelines(errors_csv(errors, score_threshold=threshold))
+
+
+if __name__ == "__main__":
+    main()

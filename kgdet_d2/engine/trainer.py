@@ -1,0 +1,231 @@
+"""Training and evaluation of every model here, by Detectron2's default trainer."""
+
+import argparse
+import os
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from kgdet_d2.config import check_weights, load_config
+from kgdet_d2.data import (
+    FashionDatasetMapper,
+    ImagePairs,
+    build_pair_train_loader,
+    build_train_loader,
+    check_registered,
+)
+from kgdet_d2.engine.hooks import check_losses
+from kgdet_d2.engine.optimizer import build_optimizer
+from kgdet_d2.engine.summary import log_retrieval, log_summary
+from kgdet_d2.evaluation import FashionEvaluator, RetrievalEvaluator
+from kgdet_d2.modeling import optimize_for_inference
+from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN
+
+DESCRIPTION = """Train a model, or evaluate one with --eval-only.
+
+--num-gpus 0 runs on the CPU. META_ARCHITECTURE "MatchRCNN" learns from pairs of photos, and is tested on
+retrieval, too."""
+EXAMPLES = """examples:
+  kgdet train --config-file kgdet_R50.yaml --num-gpus 4
+  kgdet train --config-file kgdet_R50.yaml --num-gpus 4 --resume
+  kgdet train --config-file kgdet_R50.yaml --eval-only MODEL.WEIGHTS path/to/model.pth
+
+on several machines, each with its --machine-rank:
+  kgdet train --config-file kgdet_R50.yaml --num-machines 2 --machine-rank 0 --dist-url URL
+"""
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's default trainer with fashion's mapper, evaluator and optimiser."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the config's model, which stops at losses that are not finite."""
+        model = super().build_model(cfg)
+        model.register_forward_hook(check_losses)
+        # Parameters that reach no output must not be waited for by data-parallel training.
+        model._ddp_params_and_buffers_to_ignore = unused_parameters(model)
+        # On CPU convolutions run faster on channels-last maps; the results are the same.
+        return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        """Build the loader of ``DATASETS.TRAIN``."""
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        """Build the loader of a test dataset."""
+        mapper = FashionDatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Build the evaluator of a test dataset; its predictions go to OUTPUT_DIR/inference/<dataset>."""
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return FashionEvaluator(dataset_name, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS, output_dir=folder)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimiser of ``SOLVER.OPTIMIZER``."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
+        """Evaluate on ``DATASETS.TEST`` and log the main scores as a table."""
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            log_summary(cfg, results)
+        return results
+
+    def run_step(self) -> None:
+        """Run one iteration.
+
+        Detectron2's own check of the losses names neither the photos nor the checkpoint to go back to.
+
+        Raises:
+            FloatingPointError: a loss is not finite; names iteration, photos and the last good checkpoint.
+        """
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            last_good = self.checkpointer.get_checkpoint_file() or "none yet"
+            raise FloatingPointError(
+                f"training stopped at iteration {self.iter}: {error}. The last good checkpoint: {last_good}"
+            ) from error
+
+    # Detectron2 v0.6 leaves the optimiser's momentum out of its checkpoints; later versions do as here.
+    def state_dict(self) -> dict:
+        """Return the state of iteration, hooks and optimiser."""
+        return super().state_dict() | {"_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+
+class MatchingTrainer(Trainer):
+    """The trainer of Match R-CNN's matching network: it learns from pairs and is tested on retrieval, too."""
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        """Build the loader of pairs of photos.
+
+        Raises:
+            ValueError: ``DATASETS.TRAIN`` does not name exactly one dataset.
+        """
+        if len(cfg.DATASETS.TRAIN) != 1:
+            raise ValueError(
+                f"DATASETS.TRAIN: expected one dataset, whose photos pair, got {cfg.DATASETS.TRAIN}"
+            )
+        return build_pair_train_loader(
+            ImagePairs(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])),
+            mapper=FashionDatasetMapper(cfg, is_train=True),
+            total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
+        """Evaluate detection and retrieval on ``DATASETS.TEST``.
+
+        Returns:
+            The scores, with "retrieval" by detected boxes and "retrieval_gt_boxes" by annotated ones.
+        """
+        bare = model.module if isinstance(model, DistributedDataParallel) else model
+        names, similarity = cfg.DATASETS.TEST, bare.roi_heads.matching_head.log_odds
+        retrievals = {name: RetrievalEvaluator(name, similarity=similarity) for name in names}
+        evaluators = [
+            DatasetEvaluators([cls.build_evaluator(cfg, name), retrieval])
+            for name, retrieval in retrievals.items()
+        ]
+        results = super().test(cfg, model, evaluators)
+        gt_box_model = GTBoxMatchRCNN(bare).train(model.training)
+        # A training mapper keeps the annotations, whose boxes this model embeds.
+        mapper = FashionDatasetMapper(
+            cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
+        )
+        for name, retrieval in retrievals.items():
+            loader = build_detection_test_loader(cfg, name, mapper=mapper)
+            scores = inference_on_dataset(gt_box_model, loader, retrieval)  # resets the evaluator first
+            if comm.is_main_process():
+                dataset_results = results if len(names) == 1 else results[name]
+                dataset_results["retrieval_gt_boxes"] = scores["retrieval"]
+                log_retrieval(name, dataset_results)
+        return results
+
+
+def unused_parameters(model: nn.Module) -> list[str]:
+    """Return the names of parameters that never get a gradient, by the backbone (MODEL.FPN.FULL)."""
+    names = getattr(model.backbone, "unused_parameters", list)()
+    return [f"backbone.{name}" for name in names]
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Load and check the config, and set up logging and the output folder.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``.
+
+    Raises:
+        ValueError, FileNotFoundError: a config or weights that cannot be used.
+        RuntimeError: a GPU is asked for where there is none.
+    """
+    opts = list(args.opts)
+    if args.num_gpus == 0:
+        opts += ["MODEL.DEVICE", "cpu"]
+    cfg = load_config(args.config_file, opts)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError("no CUDA device was found; train on the CPU with --num-gpus 0")
+    check_weights(cfg, required=args.eval_only)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        check_registered(name)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="kgdet_d2")
+    return cfg
+
+
+def main(args: argparse.Namespace) -> dict:
+    """Train the config's model, or evaluate it with ``--eval-only``, and return the last results."""
+    cfg = setup(args)
+    trainer_class = MatchingTrainer if cfg.MODEL.META_ARCHITECTURE == "MatchRCNN" else Trainer
+    if args.eval_only:
+        model = trainer_class.build_model(cfg).eval()
+        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
+        results = trainer_class.test(cfg, optimize_for_inference(model, cfg))
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = trainer_class(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``kgdet train``: Detectron2's."""
+    parser = default_argument_parser(EXAMPLES)
+    parser.description = DESCRIPTION
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run :func:`main` in as many processes as there are GPUs."""
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
