@@ -45,11 +45,12 @@ class FashionVisualizer(Visualizer):
         scale: float | None = None,
         score_threshold: float = 0.0,
     ) -> None:
-        """Args:
-        img_rgb: (H, W, 3) in [0, 255].
-        metadata: of the dataset, with ``keypoint_schema``.
-        scale: output pixels per photo pixel; None: 1, or what makes a small photo's long side 768.
-        score_threshold: predictions with a lower score are not drawn.
+        """
+        Args:
+            img_rgb: (H, W, 3) in [0, 255].
+            metadata: of the dataset, with ``keypoint_schema``.
+            scale: output pixels per photo pixel; None: 1, or what makes a small photo's long side 768.
+            score_threshold: predictions with a lower score are not drawn.
         """
         if scale is None:
             scale = max(1.0, LONG_SIDE / max(img_rgb.shape[:2]))

@@ -30,10 +30,11 @@ class BilinearNeighbors:
     """
 
     def __init__(self, x: Tensor, y: Tensor, images: Tensor, shape: Sequence[int]):
-        """Args:
-        x, y: (M, P, H', W') columns and rows of the map, continuous; L = M H' W'.
-        images: (M,), which image each of the M reads.
-        shape: (N, C, H, W) of the map.
+        """
+        Args:
+            x, y: (M, P, H', W') columns and rows of the map, continuous; L = M H' W'.
+            images: (M,), which image each of the M reads.
+            shape: (N, C, H, W) of the map.
         """
         num, _, height, width = shape
         self._num_rows = num * height * width

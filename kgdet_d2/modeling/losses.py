@@ -62,16 +62,17 @@ class PointSetCriterion:
         focal_gamma: float,
         smooth_l1_beta: float,
     ):
-        """Args:
-        num_positives: k of the assignment of cells.
-        stage_weights: factor of every stage's losses.
-        cls_weight, box_weight, keypoint_weight: 1, lambda_2 and lambda_1 of eq. 1.
-        keypoint_weighting: "per_garment" gives every garment the weight of one box, 4 coordinates, by
-            4 / (2 x its labelled landmarks), as the release does; "per_landmark" sums over its labelled
-            landmarks, as the paper does.
-        visibility_weight: of the landmarks' visibility, where stages tell it (keypoint selection).
-        focal_alpha, focal_gamma: of the focal loss of classes and of visibility.
-        smooth_l1_beta: where smooth L1 becomes linear, in units of 4 strides.
+        """
+        Args:
+            num_positives: k of the assignment of cells.
+            stage_weights: factor of every stage's losses.
+            cls_weight, box_weight, keypoint_weight: 1, lambda_2 and lambda_1 of eq. 1.
+            keypoint_weighting: "per_garment" gives every garment the weight of one box, 4 coordinates, by
+                4 / (2 x its labelled landmarks), as the release does; "per_landmark" sums over its labelled
+                landmarks, as the paper does.
+            visibility_weight: of the landmarks' visibility, where stages tell it (keypoint selection).
+            focal_alpha, focal_gamma: of the focal loss of classes and of visibility.
+            smooth_l1_beta: where smooth L1 becomes linear, in units of 4 strides.
         """
         if keypoint_weighting not in KEYPOINT_WEIGHTINGS:
             raise ValueError(
@@ -256,9 +257,10 @@ class RepPointsCriterion(PointSetCriterion):
 
     @configurable
     def __init__(self, *, background_iou: float, positive_iou: float, **point_criterion_arguments: Any):
-        """Args:
-        background_iou, positive_iou: see :func:`assign_by_iou`.
-        point_criterion_arguments: those of :class:`PointSetCriterion`.
+        """
+        Args:
+            background_iou, positive_iou: see :func:`assign_by_iou`.
+            point_criterion_arguments: those of :class:`PointSetCriterion`.
         """
         super().__init__(**point_criterion_arguments)
         self.background_iou = background_iou

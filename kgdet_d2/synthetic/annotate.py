@@ -14,7 +14,7 @@ _TOLERANCE = 0.7  # pixels that a polygon may be off the region's edge
 
 
 def _seen(garment: Garment, canvas: Canvas, xy: np.ndarray) -> np.ndarray:
-    """Bool (K_c,): enough of a piece that the landmark lies on is still to be seen around it."""
+    """bool (K_c,): enough of a piece that the landmark lies on is still to be seen around it."""
     height, width = canvas.owner.shape
     steps = np.mgrid[-_REACH : _REACH + 1, -_REACH : _REACH + 1].reshape(2, -1).T
     around = np.round(xy).astype(int)[:, None] + steps  # (K_c, 25, 2)

@@ -67,7 +67,7 @@ class Body:
         return np.interp(y, [SHOULDER, ARMPIT, WAIST, HIP], [self.shoulder, self.bust, self.waist, self.hip])
 
     def shoulder_line(self, x: float) -> float:
-        """Y of the line from the neck to the shoulder at distance x from the middle."""
+        """y of the line from the neck to the shoulder at distance x from the middle."""
         return float(np.interp(x, [0.2, self.shoulder], [SHOULDER - 0.2, SHOULDER + 0.02]))
 
 

@@ -32,9 +32,9 @@ class Garment:
         return camera(np.stack([self.points[name] for name in self.design.keypoint_names]))
 
     def extent(self) -> np.ndarray:
-        """Bool (H, W): what was painted of it, hidden parts included."""
+        """bool (H, W): what was painted of it, hidden parts included."""
         return np.logical_or.reduce(list(self.painted.values()))
 
     def visible(self, canvas: Canvas) -> np.ndarray:
-        """Bool (H, W): where the canvas still shows it."""
+        """bool (H, W): where the canvas still shows it."""
         return np.isin(canvas.owner, list(self.pieces))

@@ -36,13 +36,14 @@ class MatchingHead(nn.Module):
         embedding_dim: int,
         loss_weight: float,
     ):
-        """Args:
-        in_features: names of the pyramid's levels.
-        pooler: cuts the garments out of them.
-        in_channels: of the levels.
-        conv_dims: output channels of each convolution.
-        embedding_dim: D.
-        loss_weight: factor of the loss.
+        """
+        Args:
+            in_features: names of the pyramid's levels.
+            pooler: cuts the garments out of them.
+            in_channels: of the levels.
+            conv_dims: output channels of each convolution.
+            embedding_dim: D.
+            loss_weight: factor of the loss.
         """
         super().__init__()
         self.in_features = list(in_features)

@@ -54,11 +54,12 @@ class MatchRCNN(GeneralizedRCNN):
 
     @configurable
     def __init__(self, *, roi_heads: MatchRCNNHeads, train_detector: bool, **detectron2_arguments):
-        """Args:
-        roi_heads: with a matching head.
-        train_detector: learn all losses jointly. Otherwise everything but the matching head keeps its
-            weights and statistics, and only ``loss_match`` is computed.
-        detectron2_arguments: the others of ``GeneralizedRCNN``.
+        """
+        Args:
+            roi_heads: with a matching head.
+            train_detector: learn all losses jointly. Otherwise everything but the matching head keeps its
+                weights and statistics, and only ``loss_match`` is computed.
+            detectron2_arguments: the others of ``GeneralizedRCNN``.
         """
         super().__init__(roi_heads=roi_heads, **detectron2_arguments)
         self.train_detector = train_detector

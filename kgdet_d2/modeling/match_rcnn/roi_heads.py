@@ -29,10 +29,11 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, slots: Sequence[Sequence[int]], **detectron2_arguments):
-        """Args:
-        input_shape: of the pooled features.
-        slots: per class, the maps of its landmarks.
-        detectron2_arguments: those of Detectron2's head.
+        """
+        Args:
+            input_shape: of the pooled features.
+            slots: per class, the maps of its landmarks.
+            detectron2_arguments: those of Detectron2's head.
         """
         super().__init__(input_shape, **detectron2_arguments)
         self.slots = [list(own) for own in slots]
@@ -114,5 +115,5 @@ class GarmentMaskHead(MaskRCNNConvUpsampleHead):
 
 
 def _outlined(garments: Instances) -> Tensor:
-    """Bool (n,), which have a mask. Photos without garments have no gt_masks."""
+    """bool (n,), which have a mask. Photos without garments have no gt_masks."""
     return garments.gt_masks.nonempty() if len(garments) else torch.zeros(0, dtype=torch.bool)

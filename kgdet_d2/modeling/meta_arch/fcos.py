@@ -22,8 +22,9 @@ class FCOS(fcos.FCOS):
 
     @configurable
     def __init__(self, **arguments: Any):
-        """Args:
-        arguments: those of Detectron2's ``FCOS``.
+        """
+        Args:
+            arguments: those of Detectron2's ``FCOS``.
         """
         super().__init__(**arguments)
 
