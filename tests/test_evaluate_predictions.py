@@ -234,7 +234,7 @@ def test_unusable_input(scene, stored, catalog, tmp_path):
     ):
         run(stored)
     MetadataCatalog.remove(NAME)
-    with pytest.raises(ValueError, match=f"dataset '{NAME}': its metadata lacks keypoint_schema"):
+    with pytest.raises(ValueError, match=f"dataset '{NAME}': expected keypoint_schema in its metadata"):
         run(stored)
 
 

@@ -45,6 +45,7 @@ from kgdet_d2.data.mapper import read_image
 from kgdet_d2.modeling.assigners import assign_by_center
 from kgdet_d2.schema import KeypointSchema
 from kgdet_d2.structures.annotations import Garment, Photo
+from kgdet_d2.utils.catalog import schema_of_dataset
 from kgdet_d2.utils.io import atomic_write
 from kgdet_d2.visualizer import FashionVisualizer
 
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cfg = load_config(args.config_file, []) if args.config_file else get_cfg()
         dataset = DatasetCatalog.get(args.dataset)
-        annotations = columns_of(dataset, schema_of(args.dataset))
+        annotations = columns_of(dataset, schema_of_dataset(args.dataset))
     except (KeyError, ValueError, OSError) as error:
         print(f"check_dataset.py: {error}", file=sys.stderr)
         return 2
@@ -98,13 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw_samples(output / "samples.jpg", dataset, MetadataCatalog.get(args.dataset), chosen)
     print(f"Statistics, plots and samples are in {output}")
     return int(any(CONTRADICTED in check.verdict for check in checks))
-
-
-def schema_of(name: str) -> KeypointSchema:
-    schema = MetadataCatalog.get(name).get("keypoint_schema")
-    if schema is None:
-        raise ValueError(f"dataset {name!r}: expected keypoint_schema in its metadata, see register_fashion")
-    return schema
 
 
 def columns_of(dataset: FashionDataset | Sequence[dict], schema: KeypointSchema) -> AnnotationTable:

@@ -372,7 +372,7 @@ def test_sigmas_given_are_the_sigmas_used(register, perfect_instances):
 
 
 def test_dataset_without_schema_or_garments(register):
-    with pytest.raises(ValueError, match="lacks keypoint_schema"):
+    with pytest.raises(ValueError, match="expected keypoint_schema"):
         FashionEvaluator(register([photo(1, [])], keypoint_schema=None))
     with pytest.raises(ValueError, match="expected garments"):
         FashionEvaluator(register([photo(1, [])]))
