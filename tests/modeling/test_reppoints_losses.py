@@ -1,3 +1,5 @@
+"""RepPoints' criterion against plain loops, and the assignment of its stages."""
+
 from dataclasses import replace
 
 import pytest
@@ -6,7 +8,7 @@ import torch
 from kgdet_d2.geometry.points import boxes_to_pixels, make_locations
 from kgdet_d2.modeling.assigners import assign_by_center, assign_by_iou
 from kgdet_d2.modeling.losses import RepPointsCriterion
-from tests.modeling.test_losses import (
+from tests.helpers.losses import (
     SIZES,
     STRIDES,
     garments,
