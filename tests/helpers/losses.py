@@ -70,7 +70,7 @@ def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
         numbers = []  # of labelled landmarks, at positive cells of garments that have any
         for image in range(len(gt)):
             for index, (level, y, x) in enumerate(places):
-                garment = int(targets.matched[image, index])
+                garment = int(targets.matched_idxs[image, index])
                 if garment == -2:
                     continue
                 stride, unit = STRIDES[level], 4 * STRIDES[level]
