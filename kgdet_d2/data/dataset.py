@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
@@ -33,13 +34,20 @@ class FashionDataset(Dataset, Sequence):
     def __init__(self, annotations: AnnotationTable, image_root: str | Path) -> None:
         self.annotations = annotations
         self.image_root = str(image_root)
-        self._has_area = (annotations.box[:, 2:] > annotations.box[:, :2]).all(axis=1)
+        x1, y1, x2, y2 = annotations.box.T
+        self._has_area = (x1 < x2) & (y1 < y2)
         if not self._has_area.all():
             without = int((~self._has_area).sum())
             logger.warning("%s: left out %d garments whose box has no area", image_root, without)
 
     def __len__(self) -> int:
         return len(self.annotations)
+
+    @overload
+    def __getitem__(self, index: int) -> dict: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[dict]: ...
 
     def __getitem__(self, index: int | slice) -> dict | list[dict]:
         """Make the dict of one image, or those of a slice; nothing in them is shared with another access."""
@@ -108,7 +116,7 @@ def training_dataset(names: Sequence[str], *, filter_empty: bool) -> Dataset:
                 f"dataset {name!r}: expected the classes of {names[0]!r}, {class_names}, got {classes}"
             )
         print_instances_class_histogram(_class_counts(dataset), class_names)
-    joined = ConcatDataset([_images(dataset, filter_empty) for dataset in datasets])
+    joined: ConcatDataset = ConcatDataset([_images(dataset, filter_empty) for dataset in datasets])
     if not len(joined):
         raise ValueError(f"{', '.join(names)}: expected images with garments to train on, found none")
     return joined
@@ -123,7 +131,7 @@ def _images(dataset: FashionDataset | list[dict], filter_empty: bool) -> Dataset
         return dataset
     chosen = np.flatnonzero(dataset.num_garments())
     logger.info("%s: %d of %d images have garments", dataset.image_root, len(chosen), len(dataset))
-    return Subset(dataset, chosen)
+    return Subset(dataset, chosen)  # type: ignore[arg-type]  # an array, which worker processes share
 
 
 def _class_counts(dataset: FashionDataset | list[dict]) -> Sequence[dict]:

@@ -82,7 +82,7 @@ def matching_images(dataset: FashionDataset) -> np.ndarray:
         ValueError: the dataset has no source, pair_id or style.
     """
     annotations = dataset.annotations
-    attributes = annotations.photo_attributes | annotations.garment_attributes
+    attributes = {**annotations.photo_attributes, **annotations.garment_attributes}
     lacking = [name for name in ("source", "pair_id", "style") if name not in attributes]
     if lacking:
         raise ValueError(

@@ -21,7 +21,7 @@ def get_schema(name: str) -> KeypointSchema:
     """Return the registered schema of this name.
 
     Raises:
-        ValueError: there is none; lists those there are.
+        ValueError: there is none; lists the registered ones.
     """
     if name not in _SCHEMAS:
         raise ValueError(f"schema: expected one of {sorted(_SCHEMAS)}, got {name!r}")

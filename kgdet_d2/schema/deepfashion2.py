@@ -43,12 +43,15 @@ def _sides(count: int) -> tuple[str, ...]:
 
 
 def _top(sleeve: tuple[str, ...], sides: int) -> tuple[str, ...]:
-    """Tops and dresses: the neck, then once around the contour."""
+    """Name the landmarks of a top or dress: the neck, then once around the contour."""
     return _NECK + mirrored((*sleeve, *_sides(sides), "hem_left"), ["hem_centre"])
 
 
 def _outwear(sleeve: tuple[str, ...]) -> tuple[str, ...]:
-    """Open at the front: landmark 4 is the top of the left front edge, its partner stands near the end."""
+    """Name the landmarks of outwear, open at the front.
+
+    Landmark 4 is the top of the left front edge, its partner stands near the end.
+    """
     neck = ("neck_back", "neck_left", "neck_front_left", "opening_top_left", "neck_front_right", "neck_right")
     left = (*sleeve, *_sides(2), "hem_left")
     right = mirrored(left)[len(left) :]
@@ -90,7 +93,7 @@ def _outwear_skeleton(names: tuple[str, ...]):
 
 
 def _bottom_skeleton(names: tuple[str, ...]):
-    """Once around: along the waist, down the right side and up the left."""
+    """Join once around: along the waist, down the right side and up the left."""
     return chains(names, (*_WAIST, *reversed(names[len(_WAIST) :]), names[0]))
 
 

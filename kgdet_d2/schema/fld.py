@@ -11,7 +11,7 @@ _CLASSES = {"upper": _COLLAR + _SLEEVE + _HEM, "lower": _WAISTLINE + _HEM, "full
 
 
 def _skeleton(names: tuple[str, ...]):
-    """Collar, waistline and hem across; sleeves out from the collar; the sides down."""
+    """Join collar, waistline and hem across; sleeves out from the collar; the sides down."""
     down = [part for part in ("collar", "waistline", "hem") if f"{part}_left" in names]
     sides = [[f"{part}_{side}" for part in down] for side in ("left", "right")]
     across = [[f"{part}_left", f"{part}_right"] for part in down]

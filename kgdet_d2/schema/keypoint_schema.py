@@ -1,4 +1,4 @@
-"""What a landmark is: classes, their landmarks, how they mirror, how precisely people place them."""
+"""The landmarks of a dataset: classes, names, mirror pairs, and the precision of their annotation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class KeypointSchema:
     everywhere else. Classes may own slots of their own (DeepFashion2) or share them (FLD).
 
     Attributes:
-        name: the dataset's name.
+        name: the schema's name, for ``MODEL.KGDET.SCHEMA``.
         class_names: C names, in the order of the 0-based class index.
-        landmark_names: per class, the K_c names in local order. A landmark and its mirror image have
+        keypoint_names: per class, the K_c names in local order. A landmark and its mirror image have
             the same name but for the words ``left`` and ``right``; the flip maps follow from that.
         slots: per class, the global slot of each local landmark.
         sigmas: K standard deviations of OKS, relative to the square root of the garment's area.
@@ -49,9 +49,9 @@ class KeypointSchema:
         )
         for index in range(self.num_classes):
             self._check_class(index)
+        twice = self.flip_map[self.flip_map]
         self._require(
-            bool((self.flip_map[self.flip_map] == np.arange(self.num_keypoints)).all()),
-            "the flip map is not its own inverse",
+            np.array_equal(twice, np.arange(self.num_keypoints)), "the flip map is not its own inverse"
         )
 
     def _check_class(self, index: int) -> None:
@@ -70,7 +70,7 @@ class KeypointSchema:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return len(self.class_names)
 
     @property
@@ -79,11 +79,11 @@ class KeypointSchema:
         return len(self.sigmas)
 
     def num_class_keypoints(self, class_index: int) -> int:
-        """K_c, the landmarks of one class."""
+        """Return K_c, the number of landmarks of one class."""
         return len(self.keypoint_names[class_index])
 
     def local_flip(self, class_index: int) -> np.ndarray:
-        """int64 (K_c,): entry i is the local index that landmark i has in the mirrored photo."""
+        """Return int64 (K_c,): entry i is the local index that landmark i has in the mirrored image."""
         return self._local_flips[class_index]
 
     @cached_property
@@ -95,7 +95,7 @@ class KeypointSchema:
 
     @cached_property
     def flip_map(self) -> np.ndarray:
-        """int64 (K,): the same over global slots. Landmarks never leave their class."""
+        """int64 (K,), the local flips over global slots. Landmarks never leave their class."""
         flip = np.arange(self.num_keypoints)
         for index, slots in enumerate(self.slots):
             flip[list(slots)] = np.array(slots)[self.local_flip(index)]
@@ -106,15 +106,24 @@ class KeypointSchema:
     def slot_names(self) -> tuple[str, ...]:
         """K names, ``class/landmark``; a slot shared by classes carries the name of the last of them."""
         names = [""] * self.num_keypoints
-        for class_name, slots, keypoints in zip(
-            self.class_names, self.slots, self.keypoint_names, strict=True
-        ):
-            for slot, landmark in zip(slots, keypoints, strict=True):
-                names[slot] = f"{class_name}/{landmark}"
+        for index, class_name in enumerate(self.class_names):
+            for slot, name in zip(self.slots[index], self.keypoint_names[index], strict=True):
+                names[slot] = f"{class_name}/{name}"
         return tuple(names)
 
     def scatter(self, keypoints: np.ndarray, class_index: int) -> np.ndarray:
-        """Class-local landmarks (K_c, 3) of x, y, v -> (K, 3) with zeros in the other classes' slots."""
+        """Put a class's landmarks into their global slots.
+
+        Args:
+            keypoints: (K_c, 3) of x, y, v.
+            class_index: the class.
+
+        Returns:
+            (K, 3) with zeros in the other classes' slots.
+
+        Raises:
+            ValueError: another shape.
+        """
         expected = (self.num_class_keypoints(class_index), 3)
         if keypoints.shape != expected:
             raise ValueError(
@@ -126,7 +135,7 @@ class KeypointSchema:
         return out
 
     def gather(self, keypoints: np.ndarray, class_index: int) -> np.ndarray:
-        """(..., K, D) over global slots -> (..., K_c, D), the class's own."""
+        """Take a class's landmarks (..., K_c, D) out of the global slots (..., K, D)."""
         return keypoints[..., list(self.slots[class_index]), :]
 
 
@@ -136,13 +145,14 @@ def _mirrored_name(name: str) -> str:
 
 
 def mirrored(left: Iterable[str], centre: Iterable[str] = ()) -> tuple[str, ...]:
-    """Names down the left side -> those names, the centre's, and their mirror images back up the right."""
-    left = tuple(left)
-    return (*left, *centre, *(_mirrored_name(name) for name in reversed(left)))
+    """Return the names down the left side, the centre's, and their mirror images back up the right."""
+    left_names = tuple(left)
+    right_names = [_mirrored_name(name) for name in reversed(left_names)]
+    return (*left_names, *centre, *right_names)
 
 
 def chains(names: tuple[str, ...], *paths: Iterable[str]) -> tuple[Edge, ...]:
-    """Edges along each path of landmark names, as local indices into ``names``."""
+    """Return the edges along each path of landmark names, as local indices into ``names``."""
     edges: list[Edge] = []
     for path in paths:
         indices = [names.index(name) for name in path]

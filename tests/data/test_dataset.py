@@ -1,3 +1,5 @@
+"""Dataset dicts made from the annotation table, and the joining of training datasets."""
+
 import pickle
 import random
 

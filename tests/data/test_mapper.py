@@ -1,3 +1,5 @@
+"""The mapper: landmarks, boxes and masks under augmentation, and what is refused."""
+
 import copy
 
 import numpy as np

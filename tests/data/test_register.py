@@ -1,3 +1,5 @@
+"""Registered datasets: dicts, metadata, built-in names and missing files."""
+
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog

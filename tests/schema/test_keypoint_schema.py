@@ -1,3 +1,5 @@
+"""Invariants of the two schemas, and contradictions in others."""
+
 import dataclasses
 
 import numpy as np

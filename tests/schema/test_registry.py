@@ -1,3 +1,5 @@
+"""Schemas by name."""
+
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,7 @@
-"""DeepFashion2 in the COCO form that its official evaluation and other tools expect.
+"""The export of DeepFashion2 in the COCO format that its official evaluation and other tools expect.
 
-Every garment has the 294 slots of all classes, here with whatever else the dataset says of it. Widths and
-heights are those of the upright photo.
+Every garment has the 294 slots of all classes, and all its and its photo's attributes. Widths and heights are
+those of the upright photo.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def write_official_coco(
         file: open for writing.
         annotations: DeepFashion2's.
         visible_only: write occluded landmarks as not labelled: 0, 0, 0, as COCO defines those. The evaluation
-            reads v alone of what is not labelled.
+            reads only v of landmarks that are not labelled.
         description: the progress bar's; None shows no bar.
 
     Raises:
@@ -87,13 +87,13 @@ def _images(annotations: AnnotationTable) -> Iterator[dict]:
 
 def _garments(annotations: AnnotationTable, visible_only: bool) -> Iterator[dict]:
     for photo, rows in enumerate(pairwise(annotations.garment_offsets.tolist())):
-        of_photo = {name: array[photo].item() for name, array in annotations.photo_attributes.items()}
+        attributes = {name: array[photo].item() for name, array in annotations.photo_attributes.items()}
         for row in range(*rows):
             yield {
                 "id": row + 1,
                 "image_id": int(annotations.image_id[photo]),
                 **_garment(annotations, row, visible_only),
-                **of_photo,
+                **attributes,
                 **{name: array[row].item() for name, array in annotations.garment_attributes.items()},
             }
 
@@ -131,7 +131,7 @@ def _categories() -> Iterator[dict]:
 
 
 def _shortest(values: np.ndarray) -> list[int | float]:
-    """float32 (n,) -> the numbers of fewest digits that float32 reads as the same."""
+    """Convert float32 (n,) to the numbers of fewest digits that float32 reads as the same."""
     if np.array_equal(values, np.rint(values)) and np.abs(values).max(initial=0) < _EXACT:
         return values.astype(np.int64).tolist()
     texts = values.astype(str).tolist()

@@ -1,4 +1,4 @@
-"""DeepFashion2's native tree, read and checked: ``<split>/annos/*.json`` beside ``<split>/image/*.jpg``."""
+"""The reading of DeepFashion2's native folders: ``<split>/annos/*.json`` beside ``<split>/image/*.jpg``."""
 
 import json
 import os
@@ -26,9 +26,9 @@ from kgdet_d2.structures.annotations import AnnotationTable, Garment, Photo
 
 _PHOTO_FIELDS = {"source": str, "pair_id": int}
 _GRADES = ("scale", "occlusion", "zoom_in", "viewpoint")  # 1, 2 or 3
-_UNKNOWN = 0  # the grade that is none
+_UNKNOWN = 0  # in the place of a grade that is missing or wrong
 
-_Losses = list[tuple[str, RecordError]]  # what was left out of a garment, and why
+_Dropped = list[tuple[str, RecordError]]  # what was left out of a garment, and why
 
 
 def read_split(
@@ -37,12 +37,12 @@ def read_split(
     """Read a split's annotations and the sizes of its photos, in the order of the file names.
 
     A photo is left out when its whole file cannot be used, a garment when something in its item is wrong.
-    Left out alone are a polygon that is none, a landmark far outside the photo (it becomes 0, 0, 0) and a
-    scale, occlusion, zoom_in or viewpoint that is missing or not 1, 2 or 3 (it becomes 0).
+    Left out by themselves are a polygon that is none, a landmark far outside the photo (it becomes 0, 0, 0)
+    and a scale, occlusion, zoom_in or viewpoint that is missing or not 1, 2 or 3 (it becomes 0).
 
     Args:
         folder: the split's folder, with ``annos`` and ``image`` in it.
-        segmentation: keep the polygons; else they are neither kept nor looked at.
+        segmentation: keep the polygons; otherwise they are neither kept nor checked.
         workers: processes that read.
         strict: stop at the first problem.
 
@@ -62,7 +62,7 @@ def read_split(
     numbered, problems = _check_names(folder, files)
     if strict and problems:
         raise ValueError(str(problems[0]))
-    annotations, found = read_photos(
+    annotations, read_problems = read_photos(
         partial(read_photo, segmentation=segmentation),
         numbered,
         DEEPFASHION2,
@@ -70,22 +70,23 @@ def read_split(
         workers=workers,
         strict=strict,
     )
-    problems += found
+    problems += read_problems
     if not len(annotations):
         raise ValueError(f"{folder}: none of its {len(files)} annotations can be used; {problems[0]}")
     return annotations, problems
 
 
 def _check_names(folder: Path, files: list[Path]) -> tuple[list[Path], list[RecordIssue]]:
-    """The annotations to read, a number once; and problems: photos without annotation, numbers twice."""
+    """Select the annotations to read, each number once.
+
+    Returns:
+        The annotation files, and the problems: photos without annotation, numbers that occur twice.
+    """
+    problems = []
     annotated = {_image_name(file) for file in files}
-    alone = sorted(set(os.listdir(folder / "image")) - annotated)
-    problems = [
-        RecordIssue(
-            folder / "image" / name, "", "photo", "photo without annotation", "there is no annotation of it"
-        )
-        for name in alone
-    ]
+    for name in sorted(set(os.listdir(folder / "image")) - annotated):
+        kind, reason = "photo without annotation", "there is no annotation of it"
+        problems.append(RecordIssue(folder / "image" / name, "", "photo", kind, reason))
     firsts: dict[int | str, Path] = {}
     for file in files:
         key = int(file.stem) if file.stem.isdecimal() else file.stem
@@ -114,14 +115,15 @@ def read_photo(annotation_file: Path, *, segmentation: bool = True) -> tuple[Pho
         width, height = image_size(image_file)
     except RecordError as error:
         return None, [RecordIssue.of(error, annotation_file, "", "photo")]
-    garments, problems = [], []
+    garments: list[Garment] = []
+    problems: list[RecordIssue] = []
     for key in sorted(content.keys() - _PHOTO_FIELDS.keys(), key=lambda key: (len(key), key)):
         try:
-            garment, losses = _read_garment(key, content[key], width, height, segmentation=segmentation)
+            garment, dropped = _read_garment(key, content[key], width, height, segmentation=segmentation)
             garments.append(garment)
         except RecordError as error:
-            losses = [("garment", error)]
-        problems += [RecordIssue.of(error, annotation_file, key, lost) for lost, error in losses]
+            dropped = [("garment", error)]
+        problems += [RecordIssue.of(error, annotation_file, key, part) for part, error in dropped]
     return Photo(image_file.name, image_id, width, height, garments, attributes), problems
 
 
@@ -146,25 +148,34 @@ def _unique(pairs: list[tuple[str, object]]) -> dict:
 
 def _read_garment(
     key: str, content: object, width: int, height: int, *, segmentation: bool
-) -> tuple[Garment, _Losses]:
-    """One item, and what was left out of it. Raises RecordError when the item cannot be used."""
+) -> tuple[Garment, _Dropped]:
+    """Read one item.
+
+    Returns:
+        The garment, and what was left out of it.
+
+    Raises:
+        RecordError: the item cannot be used.
+    """
     item, content = _number("item's name", r"item(\d{1,18})", key), _object(content)
     category_id = _read_class(content)
     box = numbers("bounding_box", field(content, "bounding_box", list), 4)
     check_box("bounding_box", box, width, height)
-    keypoints, far = _read_landmarks(content, category_id, width, height)
-    grades, unknown = _read_grades(content)
-    polygons, bad = _read_polygons(field(content, "segmentation", list)) if segmentation else ([], [])
+    keypoints, keypoint_errors = _read_keypoints(content, category_id, width, height)
+    grades, grade_errors = _read_grades(content)
+    polygons: list[np.ndarray] = []
+    polygon_errors: list[RecordError] = []
+    if segmentation:
+        polygons, polygon_errors = _read_polygons(field(content, "segmentation", list))
     attributes = {"item": item, "style": field(content, "style", int)} | grades
-    losses = {"landmark": far, "attribute": unknown, "polygon": bad}
-    return (
-        Garment(category_id, box, keypoints, polygons, attributes),
-        [(lost, error) for lost, errors in losses.items() for error in errors],
-    )
+    dropped = [("landmark", error) for error in keypoint_errors]
+    dropped += [("attribute", error) for error in grade_errors]
+    dropped += [("polygon", error) for error in polygon_errors]
+    return Garment(category_id, box, keypoints, polygons, attributes), dropped
 
 
 def _read_class(content: dict) -> int:
-    """The 0-based class index."""
+    """Read the 0-based class index."""
     native, name = field(content, "category_id", int), field(content, "category_name", str)
     if not 1 <= native <= DEEPFASHION2.num_classes:
         raise RecordError("class", f"category_id: expected 1..{DEEPFASHION2.num_classes}, got {native}")
@@ -176,7 +187,7 @@ def _read_class(content: dict) -> int:
     return native - 1
 
 
-def _read_landmarks(
+def _read_keypoints(
     content: dict, category_id: int, width: int, height: int
 ) -> tuple[np.ndarray, list[RecordError]]:
     count = DEEPFASHION2.num_class_keypoints(category_id)
@@ -187,7 +198,8 @@ def _read_landmarks(
 
 
 def _read_grades(content: dict) -> tuple[dict[str, int], list[RecordError]]:
-    grades, unknown = {}, []
+    grades: dict[str, int] = {}
+    errors: list[RecordError] = []
     for name in _GRADES:
         try:
             grades[name] = field(content, name, int)
@@ -195,12 +207,13 @@ def _read_grades(content: dict) -> tuple[dict[str, int], list[RecordError]]:
                 raise RecordError("attribute out of range", f"{name}: expected 1, 2 or 3, got {grades[name]}")
         except RecordError as error:
             grades[name] = _UNKNOWN
-            unknown.append(error)
-    return grades, unknown
+            errors.append(error)
+    return grades, errors
 
 
 def _read_polygons(segmentation: list) -> tuple[list[np.ndarray], list[RecordError]]:
-    polygons, bad = [], []
+    polygons: list[np.ndarray] = []
+    errors: list[RecordError] = []
     for index, polygon in enumerate(segmentation):
         name = f"segmentation[{index}]"
         try:
@@ -209,8 +222,8 @@ def _read_polygons(segmentation: list) -> tuple[list[np.ndarray], list[RecordErr
                 raise RecordError("polygon", f"{name}: expected 3 points or more, got {len(values)} numbers")
             polygons.append(values.reshape(-1, 2))
         except RecordError as error:
-            bad.append(error)
-    return polygons, bad
+            errors.append(error)
+    return polygons, errors
 
 
 def _object(value: object) -> dict:

@@ -1,8 +1,8 @@
-"""FLD's native text lists, read and checked: each photo's split, the box and the landmarks of its garment.
+"""The reading of FLD's native text lists: each photo's split, the box and the landmarks of its garment.
 
 A list has the number of its rows in line 1, the names of its columns in line 2, then a row for each photo
-that begins with the photo's name below the root, ``img/img_00000001.jpg``. FLD does not say whose left its
-left landmarks are; in the frontal photos looked at, it is the image's.
+that begins with the photo's name below the root, ``img/img_00000001.jpg``. FLD does not document whose left
+its left landmarks are; in the frontal photos that were inspected, it is the image's.
 """
 
 import os
@@ -30,14 +30,14 @@ from kgdet_d2.structures.annotations import AnnotationTable, Garment, Photo
 BOXES, LANDMARKS, PARTITION = "Anno/list_bbox.txt", "Anno/list_landmarks.txt", "Eval/list_eval_partition.txt"
 SPLITS = ("train", "val", "test")
 _NUM_VARIATIONS = 5  # variation_type: normal, medium, large pose, medium, large zoom-in
-_UNKNOWN = 0  # the variation_type that is none
+_UNKNOWN = 0  # in the place of a variation_type that is wrong
 
-_Rows = dict[str, list[list[str]]]  # of each photo, its rows' words without its name
+_Rows = dict[str, list[list[str]]]  # photo's name -> its rows, as words after the name
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A photo of a split: its name, and its rows' words in two lists, one row each if all is well."""
+    """A photo of a split: its name, and its rows' words in two lists, one row each where nothing is wrong."""
 
     name: str
     box_rows: list[list[str]]
@@ -45,26 +45,26 @@ class Listed:
 
 
 def read_lists(root: Path, *, strict: bool = False) -> tuple[dict[str, list[Listed]], list[RecordIssue]]:
-    """Read the three lists and part the photos by split; those without exactly one known split are in none.
+    """Read the three lists, and group the photos by split; those without exactly one known split are in none.
 
     Args:
         root: the folder of ``Anno``, ``Eval`` and ``img``.
         strict: stop at the first problem.
 
     Returns:
-        The photos of each split in the order of the partition, and the problems that are no split's own.
+        The photos of each split in the order of the partition, and the problems that concern no split alone.
 
     Raises:
         FileNotFoundError: a folder or a list is missing.
-        ValueError: a list has not its two first lines; or any problem when ``strict``.
+        ValueError: a list lacks its two first lines; or any problem when ``strict``.
     """
     for folder in (root, root / "img"):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: there is no such folder")
     problems: list[RecordIssue] = []
-    boxes, keypoints, partition = (
-        _read_rows(root / file, problems) for file in (BOXES, LANDMARKS, PARTITION)
-    )
+    boxes = _read_rows(root / BOXES, problems)
+    keypoints = _read_rows(root / LANDMARKS, problems)
+    partition = _read_rows(root / PARTITION, problems)
     splits: dict[str, list[Listed]] = {split: [] for split in SPLITS}
     for name, rows in partition.items():
         try:
@@ -73,15 +73,17 @@ def read_lists(root: Path, *, strict: bool = False) -> tuple[dict[str, list[List
             problems.append(RecordIssue.of(error, root / PARTITION, name, "photo"))
     on_disk = sorted(f"img/{name}" for name in os.listdir(root / "img"))
     for source, names in ((BOXES, boxes), (LANDMARKS, keypoints), ("img", on_disk)):
-        error = RecordError("photo in no split", f"there is no row of it in {PARTITION}")
-        strays = (name for name in names if name not in partition)
-        problems += [RecordIssue.of(error, root / source, name, "photo") for name in strays]
+        stray = RecordError("photo in no split", f"there is no row of it in {PARTITION}")
+        for name in names:
+            if name not in partition:
+                problems.append(RecordIssue.of(stray, root / source, name, "photo"))
     if strict and problems:
         raise ValueError(str(problems[0]))
     return splits, problems
 
 
 def _read_rows(path: Path, problems: list[RecordIssue]) -> _Rows:
+    """Read a list; a wrong number of rows is appended to ``problems``."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such list")
     lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
@@ -92,9 +94,9 @@ def _read_rows(path: Path, problems: list[RecordIssue]) -> _Rows:
         )
     rows = [line.split() for line in lines[2:] if line.strip()]
     if len(rows) != int(lines[0]):
-        reason = f"expected as many rows as it says, {int(lines[0])}, got {len(rows)}"
+        reason = f"expected {int(lines[0])} rows, the number in line 1, got {len(rows)}"
         problems.append(RecordIssue(path, "line 1", "nothing", "number of rows", reason))
-    by_name = defaultdict(list)
+    by_name: _Rows = defaultdict(list)
     for name, *words in rows:
         by_name[name].append(words)
     return by_name
@@ -118,9 +120,9 @@ def read_split(
 ) -> tuple[AnnotationTable, list[RecordIssue]]:
     """Read the boxes and landmarks of a split and the sizes of its photos, in their order.
 
-    A photo is left out when something in it or in its rows is wrong: without its only garment it would
-    teach that there is none. Left out alone are a landmark far outside the photo (it becomes 0, 0, 0) and a
-    variation_type that is not 1 to 5 (it becomes 0).
+    A photo is left out when something in it or in its rows is wrong: without its only garment it would be
+    an example of background. Left out by themselves are a landmark far outside the photo (it becomes 0, 0, 0)
+    and a variation_type that is not 1 to 5 (it becomes 0).
 
     Args:
         root: as in :func:`read_lists`.
@@ -128,6 +130,9 @@ def read_split(
         listed: its photos, of :func:`read_lists`.
         workers: processes that read.
         strict: stop at the first problem.
+
+    Returns:
+        The photos, and the problems.
 
     Raises:
         ValueError: there is no usable photo; or any problem when ``strict``.
@@ -142,7 +147,7 @@ def read_split(
 
 
 def _read_photo(root: Path, listed: Listed) -> tuple[Photo | None, list[RecordIssue]]:
-    """One photo, or None when it cannot be used; and the problems met."""
+    """Read one photo: the photo, or None when it cannot be used, and the problems met."""
     path = root / listed.name
     try:
         image_id = _image_id(listed.name)
@@ -151,7 +156,7 @@ def _read_photo(root: Path, listed: Listed) -> tuple[Photo | None, list[RecordIs
         box = _numbers("box", _only(listed.box_rows), 4)
         check_box("box", box, width, height)
         path = root / LANDMARKS
-        category_id, keypoints, variation = _read_landmarks(_only(listed.landmark_rows))
+        category_id, keypoints, variation = _read_keypoints(_only(listed.landmark_rows))
     except RecordError as error:
         return None, [RecordIssue.of(error, path, listed.name, "photo")]
     keypoints, far = drop_far_keypoints(keypoints, width, height)
@@ -172,8 +177,8 @@ def _image_id(name: str) -> int:
     return int(match[1])
 
 
-def _read_landmarks(words: list[str]) -> tuple[int, np.ndarray, str]:
-    """A row of clothes_type, variation_type, then visibility, x and y of each landmark of that type.
+def _read_keypoints(words: list[str]) -> tuple[int, np.ndarray, str]:
+    """Read a row of clothes_type, variation_type, then visibility, x and y of each landmark of that type.
 
     Returns:
         The class index; landmarks (K_c, 3) of x, y, v with zeros where truncated; variation_type unread.

@@ -1,4 +1,4 @@
-"""Many records of a native tree read by many processes into one split's columns."""
+"""The reading of a native dataset's records by several processes into one split's annotation table."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ _CHUNK = 64  # records that a process reads at a time
 
 
 def default_workers() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -40,12 +40,12 @@ def read_photos(
 ) -> tuple[AnnotationTable, list[RecordIssue]]:
     """Read all records of a split, with a progress bar.
 
-    Processes send columns of some photos at a time; no record is held as objects once it is read.
+    Processes send the columns of a chunk of photos at a time; no record is held as objects once it is read.
 
     Args:
         read: makes the photo of a record, or None when it cannot be used, and lists the problems met. With
             several workers it is called in other processes: a function of a module, or a ``partial`` of one.
-        records: what ``read`` takes: files, or lines of a list.
+        records: the arguments of ``read``: files, or lines of a list.
         schema: the landmarks.
         description: the progress bar's.
         workers: processes that read.
@@ -59,38 +59,40 @@ def read_photos(
         concurrent.futures.process.BrokenProcessPool: a worker was killed.
     """
     chunks = [records[start : start + _CHUNK] for start in range(0, len(records), _CHUNK)]
-    parts, problems = [], []
+    parts: list[dict[str, Any]] = []
+    problems: list[RecordIssue] = []
     with _process_map(workers) as process_map:
         # Processes start here, before the progress bar starts a thread, which a fork would not copy.
         results = process_map(partial(_read_chunk, read, schema), chunks)
         with tqdm(total=len(records), desc=description, unit="photo", smoothing=0.05) as bar:
-            for chunk, (part, found) in zip(chunks, results, strict=True):
-                if strict and found:
-                    raise ValueError(str(found[0]))
+            for chunk, (part, chunk_problems) in zip(chunks, results, strict=True):
+                if strict and chunk_problems:
+                    raise ValueError(str(chunk_problems[0]))
                 parts.append(part)
-                problems += found
+                problems += chunk_problems
                 bar.update(len(chunk))
     return _concatenate(parts, schema), problems
 
 
 @contextmanager
 def _process_map(workers: int) -> Iterator[Callable]:
-    """``map``, run by that many processes and in order; leaving the block cancels what is not begun."""
+    """Provide a ``map`` run by several processes, in order; leaving the block cancels what is not begun."""
     if workers == 1:
         yield map
         return
-    # Ctrl-C reaches every process of the terminal; this one alone answers it.
+    # Ctrl-C reaches every process of the terminal; this one alone handles it.
     pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
-        yield partial(_submitted, pool)
+        yield partial(_submit_all, pool)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _submitted(pool: ProcessPoolExecutor, function: Callable, arguments: Iterable) -> Iterator:
-    """The executor's own ``map`` cancels in this thread what its manager marks as failed in another.
+def _submit_all(pool: ProcessPoolExecutor, function: Callable, arguments: Iterable) -> Iterator:
+    """Map without the executor's own ``map``, which can wait for ever.
 
-    When a worker is killed the two meet, the manager dies, and the other workers are waited for for ever.
+    It cancels in this thread the futures that its manager marks as failed in another. When a worker is killed
+    the two meet, the manager dies, and the other workers are waited for for ever.
     """
     futures = [pool.submit(function, argument) for argument in arguments]
     return (future.result() for future in futures)
@@ -99,36 +101,40 @@ def _submitted(pool: ProcessPoolExecutor, function: Callable, arguments: Iterabl
 def _read_chunk(
     read: ReadPhoto, schema: KeypointSchema, records: Sequence[Record]
 ) -> tuple[dict[str, Any], list[RecordIssue]]:
-    photos, problems = [], []
+    photos: list[Photo] = []
+    problems: list[RecordIssue] = []
     for record in records:
-        photo, found = read(record)
-        problems += found
+        photo, record_problems = read(record)
+        problems += record_problems
         if photo is not None:
             photos.append(photo)
     return _columns(photos, schema), problems
 
 
 def _columns(photos: Sequence[Photo], schema: KeypointSchema) -> dict[str, Any]:
-    """All but the schema, of which each part would bring a copy from its process."""
+    """Make the columns of photos, without the schema, of which each process would send a copy."""
     columns = dict(vars(AnnotationTable.from_photos(photos, schema)))
     del columns["schema"]
     return columns
 
 
 def _concatenate(parts: Sequence[dict[str, Any]], schema: KeypointSchema) -> AnnotationTable:
-    """The photos of all parts, one part after another."""
+    """Join the photos of all parts, one part after another."""
     parts = [_columns([], schema), *parts]
-    joined = {}
+    joined: dict[str, Any] = {}
     for name in parts[0]:
         values = [part[name] for part in parts]
         if name.endswith("_attributes"):
-            # A part without rows has no attributes.
-            joined[name] = {
-                attribute: np.concatenate([value[attribute] for value in values if attribute in value])
-                for attribute in dict.fromkeys(chain.from_iterable(values))
-            }
+            joined[name] = _concatenate_attributes(values)
         elif name.endswith("_offsets"):
-            joined[name] = np.cumsum(np.concatenate([[0], *map(np.diff, values)]))
+            lengths = [np.diff(offsets) for offsets in values]
+            joined[name] = np.cumsum(np.concatenate([[0], *lengths]))
         else:
             joined[name] = np.concatenate(values)
     return AnnotationTable(schema=schema, **joined)
+
+
+def _concatenate_attributes(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Join the attributes' columns; a part without rows has no attributes."""
+    names = dict.fromkeys(chain.from_iterable(parts))  # in order of first occurrence
+    return {name: np.concatenate([part[name] for part in parts if name in part]) for name in names}

@@ -1,4 +1,4 @@
-"""What the readers of native trees share: checks of what is in them, and a report of what fails."""
+"""Checks of the records of native datasets, and the report of records that fail them."""
 
 import codecs
 import csv
@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, BinaryIO
@@ -23,14 +23,15 @@ _SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
 _LARGE = 2**24  # pixels; up to here float32 holds every whole number
 _MARGIN = 0.1  # of the photo's longer side
 _TAIL = 4096  # bytes
+_REPORT_COLUMNS = ("path", "item", "lost", "kind", "reason")
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
 class RecordError(ValueError):
-    """Something that cannot be used.
+    """A part of a record that cannot be used.
 
     Args:
-        kind: in few words that many records share, to be counted.
+        kind: a few words that many records share, to be counted.
         reason: the field, what was expected and what was found.
     """
 
@@ -47,22 +48,23 @@ class RecordIssue:
     """A line of the report.
 
     Attributes:
-        path: the annotation file, or the photo where that is what is wrong.
+        path: the annotation file, or the photo where the fault is the photo's.
         item: the part of it, "" for all of it.
-        lost: what was left out for it: photo, garment, landmark, polygon or attribute.
+        dropped: what was left out because of it: photo, garment, landmark, polygon, attribute or nothing.
         kind: as in :class:`RecordError`.
         reason: as in :class:`RecordError`.
     """
 
     path: Path
     item: str
-    lost: str
+    dropped: str
     kind: str
     reason: str
 
     @classmethod
-    def of(cls, error: RecordError, path: Path, item: str, lost: str) -> "RecordIssue":
-        return cls(path, item, lost, error.kind, error.reason)
+    def of(cls, error: RecordError, path: Path, item: str, dropped: str) -> "RecordIssue":
+        """Make the line of an error."""
+        return cls(path, item, dropped, error.kind, error.reason)
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (str(self.path), self.item, self.reason)))
@@ -71,8 +73,8 @@ class RecordIssue:
 # --- checks; each raises RecordError unless it says otherwise ---
 
 
-def field(content: dict, name: str, kind: type) -> Any:
-    """A value of a JSON object, of exactly that type; an int also fits 64 bits."""
+def field(content: dict, name: str, kind: type[Any]) -> Any:
+    """Return a value of a JSON object, of exactly that type; an int also fits 64 bits."""
     if name not in content:
         raise RecordError("field missing", f"{name} is missing")
     value = content[name]
@@ -84,7 +86,14 @@ def field(content: dict, name: str, kind: type) -> Any:
 
 
 def numbers(name: str, values: Any, length: int | None = None, *, kind: str = "wrong length") -> np.ndarray:
-    """A flat list of ``length`` finite numbers -> float32; ``kind`` is that of another length's error."""
+    """Convert a flat list of ``length`` finite numbers to float32.
+
+    Args:
+        name: the field's, for errors.
+        values: the list.
+        length: None for any.
+        kind: the kind of the error about another length.
+    """
     if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
         raise RecordError("wrong type", f"{name}: expected a list of numbers, got {shortened(values)}")
     if length is not None and len(values) != length:
@@ -99,7 +108,7 @@ def numbers(name: str, values: Any, length: int | None = None, *, kind: str = "w
 
 
 def check_box(name: str, box: np.ndarray, width: int, height: int) -> None:
-    """A box x1 y1 x2 y2 in pixels has area and meets the photo."""
+    """Check that a box x1 y1 x2 y2 in pixels has area and meets the photo."""
     x1, y1, x2, y2 = box.tolist()
     if not (x1 < x2 and y1 < y2):
         raise RecordError("box without area", f"{name}: expected x1 < x2 and y1 < y2, got {box.tolist()}")
@@ -111,7 +120,7 @@ def check_box(name: str, box: np.ndarray, width: int, height: int) -> None:
 
 
 def check_visibility(keypoints: np.ndarray) -> None:
-    """The v of landmarks (K_c, 3) is 0, 1 or 2."""
+    """Check that the v of landmarks (K_c, 3) is 0, 1 or 2."""
     wrong = set(keypoints[:, 2].tolist()) - {0, 1, 2}
     if wrong:
         raise RecordError(
@@ -126,9 +135,9 @@ def drop_far_keypoints(
     """Zero the labelled landmarks that stand more than a tenth of the photo's longer side outside it.
 
     Args:
-        landmarks: (K_c, 3) of x, y, v in pixels.
-        width: of the photo.
-        height: of the photo.
+        keypoints: (K_c, 3) of x, y, v in pixels.
+        width: of the photo, in pixels.
+        height: of the photo, in pixels.
 
     Returns:
         Landmarks (K_c, 3), and the reason for each one that was zeroed.
@@ -138,7 +147,7 @@ def drop_far_keypoints(
     far = ((points < -margin) | (points > size + margin)).any(axis=1) & (keypoints[:, 2] > 0)
     if not far.any():
         return keypoints, []
-    found = [
+    errors = [
         RecordError(
             "landmark far outside the photo",
             f"landmark {index + 1}: expected at most {margin:g} pixels outside the photo of "
@@ -146,19 +155,19 @@ def drop_far_keypoints(
         )
         for index in np.flatnonzero(far).tolist()
     ]
-    return np.where(far[:, None], np.float32(0), keypoints), found
+    return np.where(far[:, None], np.float32(0), keypoints), errors
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels as Detectron2's ``read_image`` gives the photo, without decoding it.
+    """Return width and height in pixels of the image that Detectron2 reads, without decoding it.
 
-    Of a JPEG or PNG the end is looked for as well: a photo that was cut off anywhere after its header has no
-    end marker behind it. What follows the end does not matter. Damage within is not seen.
+    The end of a JPEG or PNG is checked as well: a file that was cut off anywhere after its header has no end
+    marker behind it. Bytes that follow the end do not matter. Damage within is not detected.
     """
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             width, height = image.size
-            if not _has_end(file, _END_MARKERS.get(image.format, b"")):
+            if not _has_end(file, _END_MARKERS.get(image.format or "", b"")):
                 raise RecordError("image truncated", f"{path.name}: the {image.format} end marker is missing")
             return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
     except FileNotFoundError:
@@ -175,7 +184,7 @@ def _orientation(image: Image.Image) -> int | None:
 
 
 def _has_end(file: BinaryIO, marker: bytes) -> bool:
-    """Whether the marker stands behind the header, at whose end Pillow left the file.
+    """Find the marker behind the header, at whose end Pillow left the file.
 
     A thumbnail's own end stands in the header. Compressed data never holds a JPEG's marker.
     """
@@ -191,10 +200,10 @@ def _has_end(file: BinaryIO, marker: bytes) -> bool:
 
 
 def write_report(file: BinaryIO, problems: Iterable[RecordIssue]) -> None:
-    """Write tab-separated columns path, item, lost, kind, reason, named in the first line."""
-    text = codecs.getwriter("utf-8")(file, errors="backslashreplace")
+    """Write tab-separated columns path, item, lost (dropped), kind, reason, named in the first line."""
+    text = codecs.getwriter("utf-8")(file, "backslashreplace")
     writer = csv.writer(text, csv.excel_tab, lineterminator="\n")
-    writer.writerow(column.name for column in fields(RecordIssue))
+    writer.writerow(_REPORT_COLUMNS)
     writer.writerows(map(astuple, problems))
 
 
@@ -221,7 +230,7 @@ def write_split(
 
 
 def count_problems(problems: Iterable[RecordIssue]) -> str:
-    """A table: how many problems of each kind cost what."""
-    counts = Counter((problem.kind, problem.lost) for problem in problems)
-    rows = [(kind, lost, count) for (kind, lost), count in counts.most_common()]
+    """Make a table of the kinds of problems, what each has left out, and how often."""
+    counts = Counter((problem.kind, problem.dropped) for problem in problems)
+    rows = [(kind, dropped, count) for (kind, dropped), count in counts.most_common()]
     return tabulate(rows, ("problem", "left out", "times"))

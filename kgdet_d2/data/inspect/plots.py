@@ -1,4 +1,4 @@
-"""Plots of a dataset's statistics; :mod:`kgdet_d2.data.inspect.statistics` makes the rows that they take."""
+"""Plots of a dataset's statistics, from the rows of :mod:`kgdet_d2.data.inspect.statistics`."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -20,7 +20,7 @@ _VERDICTS = {AGREES: "tab:green", TOO_CLOSE: "tab:orange", TOO_FEW: "grey", CONT
 
 
 def garments_figure(class_rows: Sequence[Row], photo_rows: Sequence[Row]) -> Figure:
-    """Garments by class, and photos by their number of garments."""
+    """Plot garments by class, and photos by their number of garments."""
     figure, (left, right) = _panels(2, columns=2)
     bars = left.barh([row["class"] for row in class_rows], [row["garments"] for row in class_rows])
     left.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=7)
@@ -35,7 +35,7 @@ def garments_figure(class_rows: Sequence[Row], photo_rows: Sequence[Row]) -> Fig
 
 
 def boxes_figure(annotations: AnnotationTable) -> Figure:
-    """Sizes of boxes in pixels and relative to their photos, and their form."""
+    """Plot the sizes of boxes in pixels and relative to their photos, and their form."""
     photo = np.repeat(np.arange(len(annotations)), np.diff(annotations.garment_offsets))
     kept = has_area(annotations)
     width, height = (annotations.box[kept, 2:] - annotations.box[kept, :2]).T.astype(np.float64)
@@ -64,13 +64,13 @@ def _histogram(axes: Axes, named: dict[str, np.ndarray], label: str, *, log: boo
         return
     edges = np.exp(np.histogram_bin_edges(np.log(values), 60)) if log else np.linspace(0, values.max(), 61)
     for name, column in named.items():
-        axes.hist(column, bins=edges, histtype="step", label=name)
+        axes.hist(column, bins=edges.tolist(), histtype="step", label=name)
     if len(named) > 1:
         axes.legend()
 
 
 def levels_figure(rows: Sequence[Row]) -> Figure:
-    """Share of each class's garments on each level."""
+    """Plot the share of each class's garments on each level."""
     figure, (axes,) = _panels(1, columns=1, size=(7, 4.5))
     names = list(rows[0])[1:]
     counts = np.array([[row[name] for name in names] for row in rows])
@@ -87,7 +87,7 @@ def levels_figure(rows: Sequence[Row]) -> Figure:
 
 
 def keypoints_figure(rows: Sequence[Row]) -> Figure:
-    """How often each landmark of each class is visible, occluded, absent."""
+    """Plot how often each landmark of each class is visible, occluded, absent."""
     classes = {name: list(group) for name, group in groupby(rows, key=lambda row: row["class"])}
     figure, panels = _panels(len(classes), columns=3, size=(5, 2.2))
     for axes, (name, keypoints) in zip(panels, classes.items(), strict=True):
@@ -105,7 +105,7 @@ def keypoints_figure(rows: Sequence[Row]) -> Figure:
 
 
 def attributes_figure(rows: Sequence[Row]) -> Figure:
-    """Share of each value of each attribute; one panel, empty, where there are none."""
+    """Plot the share of each value of each attribute; one panel, empty, where there are none."""
     groups = {key: list(group) for key, group in groupby(rows, key=lambda row: (row["of"], row["attribute"]))}
     figure, panels = _panels(max(len(groups), 1), columns=4, size=(3.2, 2.4))
     for axes, ((kind, name), values) in zip(panels, groups.items(), strict=False):
@@ -117,27 +117,30 @@ def attributes_figure(rows: Sequence[Row]) -> Figure:
 
 
 def flip_map_figure(checks: Sequence[FlipCheck], schema: KeypointSchema) -> Figure:
-    """Each class's median shape in its box, partners joined, coloured by the check's verdict.
+    """Plot each class's median shape in its box, partners joined, coloured by the check's verdict.
 
-    A contradicted landmark is joined by a dashed line with the partner that fits better.
+    A contradicted landmark is joined by a dashed line with the suggested partner.
     """
     figure, panels = _panels(len(checks), columns=4, size=(3.6, 3.8))
     for axes, check in zip(panels, checks, strict=True):
-        for index, (place, verdict) in enumerate(zip(check.place, check.verdict, strict=True)):
+        for index, (xy, verdict) in enumerate(zip(check.median_xy, check.verdict, strict=True)):
             colour = _VERDICTS[verdict]
-            axes.plot(*check.place[[index, check.partner[index]]].T, color=colour, linewidth=0.8)
+            pair = [index, check.partner[index]]
+            axes.plot(*check.median_xy[pair].T, color=colour, linewidth=0.8)
             if verdict == CONTRADICTED:
-                axes.plot(*check.place[[index, check.better[index]]].T, "--", color=colour, linewidth=0.8)
-            if np.isfinite(place).all():
-                axes.plot(*place, "o", color=colour, markersize=4)
-                axes.text(*place, f" {index + 1}", fontsize=7, verticalalignment="bottom", in_layout=False)
+                pair = [index, check.suggested_partner[index]]
+                axes.plot(*check.median_xy[pair].T, "--", color=colour, linewidth=0.8)
+            if np.isfinite(xy).all():
+                x, y = xy
+                axes.plot(x, y, "o", color=colour, markersize=4)
+                axes.text(x, y, f" {index + 1}", fontsize=7, verticalalignment="bottom", in_layout=False)
         axes.set(title=schema.class_names[check.category_id], xlim=(-0.05, 1.05), ylim=(1.05, -0.05))
     _legend(figure, _VERDICTS)
     return figure
 
 
 def _panels(count: int, *, columns: int, size: tuple[float, float] = _PANEL) -> tuple[Figure, list[Axes]]:
-    """A figure of as many panels, row by row, each of the size in inches."""
+    """Make a figure of ``count`` panels, row by row, each of the size in inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(columns * size[0], rows * size[1] + 0.4), dpi=110, layout="constrained")

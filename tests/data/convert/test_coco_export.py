@@ -1,3 +1,5 @@
+"""The export in the COCO format of DeepFashion2's evaluation."""
+
 import io
 import json
 from copy import deepcopy

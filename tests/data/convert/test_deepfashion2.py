@@ -1,3 +1,5 @@
+"""DeepFashion2's native folders: what is read, and every problem that is reported."""
+
 import json
 from pathlib import Path
 
@@ -139,7 +141,7 @@ def test_a_garment_that_cannot_be_used_is_left_out_alone(native_tree, edit, fiel
     assert np.diff(annotations.garment_offsets).tolist() == [2, 1, 2]
     assert annotations.garment_attributes["item"].tolist() == [1, 2, 2, 1, 2]
     assert (problem.path.name, problem.item) == ("000002.json", "item1")
-    assert (problem.lost, problem.kind) == ("garment", kind) and problem.reason.startswith(reason)
+    assert (problem.dropped, problem.kind) == ("garment", kind) and problem.reason.startswith(reason)
     with pytest.raises(ValueError) as error:
         read_split(native_tree / "validation", strict=True)
     assert str(error.value) == str(problem)
@@ -156,7 +158,7 @@ def test_a_garment_that_cannot_be_used_is_left_out_alone(native_tree, edit, fiel
 def test_an_item_that_is_none(native_tree, edit, item, value, reason):
     edit(**{item: value})
     _, (problem,) = read_split(native_tree / "validation")
-    assert (problem.item, problem.lost, problem.reason) == (item, "garment", reason)
+    assert (problem.item, problem.dropped, problem.reason) == (item, "garment", reason)
 
 
 @pytest.mark.parametrize("polygon", [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], 5, [1, 2, 3, 4, 5, "6"]])
@@ -164,7 +166,7 @@ def test_a_polygon_that_is_none_is_dropped_alone(native_tree, native_item, edit,
     edit("item1", segmentation=[polygon, *native_item["segmentation"]])
     annotations, (problem,) = read_split(native_tree / "validation")
     assert np.diff(annotations.polygon_offsets).tolist() == [2] * 6
-    assert (problem.item, problem.lost) == ("item1", "polygon")
+    assert (problem.item, problem.dropped) == ("item1", "polygon")
     assert problem.reason.startswith("segmentation[0]: expected")
 
 
@@ -182,7 +184,7 @@ def test_a_landmark_far_outside_is_dropped_alone(native_tree, native_item, edit)
     annotations, (problem,) = read_split(native_tree / "validation")
     keypoints[6:9] = 0, 0, 0
     assert annotations.keypoints.reshape(6, -1)[3].tolist() == np.float32(keypoints).tolist()
-    assert (problem.item, problem.lost, problem.kind) == (
+    assert (problem.item, problem.dropped, problem.kind) == (
         "item2",
         "landmark",
         "landmark far outside the photo",
@@ -197,14 +199,14 @@ def test_a_grade_that_is_none_is_unknown(native_tree, native_item, edit, name, v
     annotations, (problem,) = read_split(native_tree / "validation")
     native = native_item[name]
     assert annotations.garment_attributes[name].tolist() == [native, native, 0, native, native, native]
-    assert (problem.item, problem.lost) == ("item1", "attribute") and problem.reason.startswith(name)
+    assert (problem.item, problem.dropped) == ("item1", "attribute") and problem.reason.startswith(name)
 
 
 def test_every_problem_of_a_garment_is_listed(native_tree, edit):
     edit("item1", landmarks=[500.0, 0, 1] * 8, scale=9, viewpoint=..., segmentation=[[], [1]])
     annotations, problems = read_split(native_tree / "validation")
     assert len(annotations.category_id) == 6
-    assert [problem.lost for problem in problems] == ["landmark"] * 8 + ["attribute"] * 2 + ["polygon"] * 2
+    assert [problem.dropped for problem in problems] == ["landmark"] * 8 + ["attribute"] * 2 + ["polygon"] * 2
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ def check_photo_2_is_left_out(native_tree, kind, reason):
     annotations, (problem,) = read_split(native_tree / "validation")
     assert annotations.image_id.tolist() == [1, 10] and len(annotations.category_id) == 4
     assert (problem.path.name, problem.item) == ("000002.json", "")
-    assert (problem.lost, problem.kind) == ("photo", kind) and reason in problem.reason
+    assert (problem.dropped, problem.kind) == ("photo", kind) and reason in problem.reason
     with pytest.raises(ValueError, match=r"000002\.json"):
         read_split(native_tree / "validation", strict=True)
 
@@ -261,7 +263,9 @@ def test_photos_without_annotation_are_listed(native_tree):
     annotations, problems = read_split(native_tree / "validation")
     assert annotations.image_id.tolist() == [1, 10]
     assert [problem.path.name for problem in problems] == ["000002.jpg", "notes.txt"]
-    assert {(problem.lost, problem.kind) for problem in problems} == {("photo", "photo without annotation")}
+    assert {(problem.dropped, problem.kind) for problem in problems} == {
+        ("photo", "photo without annotation")
+    }
     with pytest.raises(ValueError, match=r"000002\.jpg: there is no annotation of it"):
         read_split(native_tree / "validation", strict=True)
 

@@ -1,3 +1,5 @@
+"""FLD's native lists: what is read, and every problem that is reported."""
+
 import importlib.util
 from pathlib import Path
 
@@ -148,7 +150,7 @@ def test_a_bad_row_leaves_its_photo_out(tree, edit, file, row, kind, reason):
     edit(file, f"{name_of(30)} {row}")
     annotations, (problem,) = read(tree)
     assert annotations.image_id.tolist() == [1, 32]
-    assert (problem.path, problem.item, problem.lost) == (tree / file, name_of(30), "photo")
+    assert (problem.path, problem.item, problem.dropped) == (tree / file, name_of(30), "photo")
     assert problem.kind == kind and problem.reason.startswith(reason)
     with pytest.raises(ValueError) as error:
         read(tree, strict=True)
@@ -177,14 +179,14 @@ def test_a_bad_photo_is_left_out(tree, content, kind):
         path.write_bytes(path.read_bytes()[:-40] if content is ... else content)
     annotations, (problem,) = read(tree)
     assert annotations.image_id.tolist() == [1, 32]
-    assert (problem.path, problem.lost, problem.kind) == (path, "photo", kind)
+    assert (problem.path, problem.dropped, problem.kind) == (path, "photo", kind)
 
 
 def test_a_landmark_far_outside_is_left_out_alone(tree, edit):
     edit(LANDMARKS, f"{name_of(30)} 2 1 0 15 5 0 68 6 0 10 75 1 69 33")
     annotations, (problem,) = read(tree)
     assert landmarks_of(annotations, 1) == [[15, 5, 2], [68, 6, 2], [10, 75, 2], [0, 0, 0]]
-    assert (problem.lost, problem.kind) == ("landmark", "landmark far outside the photo")
+    assert (problem.dropped, problem.kind) == ("landmark", "landmark far outside the photo")
     assert problem.reason.startswith("landmark 4: expected at most 8 pixels outside")
 
 
@@ -193,7 +195,7 @@ def test_an_unknown_variation_type_is_left_out_alone(tree, edit, variation):
     edit(LANDMARKS, f"{name_of(30)} 2 {variation} 0 15 5 0 44 6 0 10 75 0 40 33")
     annotations, (problem,) = read(tree)
     assert annotations.garment_attributes["variation_type"].tolist() == [1, 0, 3]
-    assert problem.lost == "attribute"
+    assert problem.dropped == "attribute"
     assert problem.reason == f"variation_type: expected 1..5, got {variation!r}"
 
 
@@ -230,7 +232,7 @@ def test_photos_that_the_partition_does_not_name_are_told(tree, edit):
     splits, problems = read_lists(tree)
     assert [entry.name for entry in splits["train"]] == [name_of(1), name_of(32)]
     assert [problem.path for problem in problems] == [tree / BOXES, tree / LANDMARKS, tree / "img"]
-    assert {(problem.item, problem.lost) for problem in problems} == {(name_of(30), "photo")}
+    assert {(problem.item, problem.dropped) for problem in problems} == {(name_of(30), "photo")}
 
 
 @pytest.mark.parametrize("file", [BOXES, LANDMARKS, PARTITION])
@@ -239,8 +241,8 @@ def test_a_wrong_number_of_rows_is_told_and_costs_nothing(tree, file):
     write_list(tree / file, lines[2:], count=7)
     splits, (problem,) = read_lists(tree)
     assert sum(map(len, splits.values())) == len(PHOTOS)
-    assert (problem.path, problem.item, problem.lost) == (tree / file, "line 1", "nothing")
-    assert problem.reason == "expected as many rows as it says, 7, got 5"
+    assert (problem.path, problem.item, problem.dropped) == (tree / file, "line 1", "nothing")
+    assert problem.reason == "expected 7 rows, the number in line 1, got 5"
 
 
 @pytest.mark.parametrize("content", ["", "5\n", "image_name\n5\n", f"5\n{name_of(1)} train\n", "\0\n\0\n"])

@@ -1,3 +1,5 @@
+"""Records read by several processes are those read by one."""
+
 import multiprocessing
 import os
 import signal

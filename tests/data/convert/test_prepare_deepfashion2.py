@@ -1,3 +1,5 @@
+"""The command prepare_deepfashion2.py from folders to files."""
+
 import csv
 import importlib.util
 from concurrent.futures.process import BrokenProcessPool
@@ -141,12 +143,12 @@ OFFICIAL = ("validation_coco_visible.json", "validation_coco_all.json")
     ],
     ids=lambda value: type(value).__name__,
 )
-@pytest.mark.parametrize("step", ["read_split", "write_official_coco"])
+@pytest.mark.parametrize("step", ["deepfashion2.read_split", "prepare.write_official_coco"])
 def test_an_interrupted_run_leaves_what_was_there(
-    script, main, native_tree, edit, monkeypatch, capsys, step, error, status, message
+    main, native_tree, edit, monkeypatch, capsys, step, error, status, message
 ):
     def fail(file, **_):
-        if step == "write_official_coco":
+        if step == "prepare.write_official_coco":
             file.write(b'{"images": [')
         raise error
 
@@ -154,7 +156,7 @@ def test_an_interrupted_run_leaves_what_was_there(
     assert main(arguments) == 0
     before = {path.name: path.read_bytes() for path in (native_tree / "annotations").iterdir()}
     edit("item1", style=...)
-    monkeypatch.setattr(script, step, fail)
+    monkeypatch.setattr(f"kgdet_d2.data.convert.{step}", fail)
     assert main(arguments) == status
     assert capsys.readouterr().err.splitlines()[-1] == message
     assert {path.name: path.read_bytes() for path in (native_tree / "annotations").iterdir()} == before

@@ -1,3 +1,5 @@
+"""Checks of native records, sizes of image files, and the report."""
+
 import csv
 import io
 from pathlib import Path
@@ -260,7 +262,7 @@ def test_the_report_is_read_by_people_and_programs():
     ]
     rows = list(csv.DictReader(io.StringIO(text, newline=""), dialect=csv.excel_tab))
     assert [(row["path"], row["item"], row["lost"], row["kind"]) for row in rows] == [
-        (str(problem.path), problem.item, problem.lost, problem.kind) for problem in PROBLEMS
+        (str(problem.path), problem.item, problem.dropped, problem.kind) for problem in PROBLEMS
     ]
     assert rows[2]["reason"] == 'a "tab"\tand a\nnew line, \\udcff'
 

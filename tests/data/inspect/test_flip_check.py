@@ -17,11 +17,11 @@ from kgdet_d2.data.inspect.flip_check import (
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
 from kgdet_d2.schema import FLD
 from kgdet_d2.structures.annotations import AnnotationTable, Garment, Photo
-from kgdet_d2.synthetic.body import random_body
-from kgdet_d2.synthetic.camera import random_camera
-from kgdet_d2.synthetic.design import random_design
+from kgdet_d2.synthetic.canvas import random_camera
+from kgdet_d2.synthetic.figure import random_body
 from kgdet_d2.synthetic.fit import fit
-from kgdet_d2.synthetic.garment import Garment as DrawnGarment
+from kgdet_d2.synthetic.garments import Garment as DrawnGarment
+from kgdet_d2.synthetic.garments import random_design
 
 COUNT = 150  # garments of each class
 CLASSES = range(SCHEMA.num_classes)
@@ -69,7 +69,7 @@ def verdicts(annotations, maps=None):
 def test_the_right_map_agrees(annotations):
     for check in check_flip_map(annotations):
         assert set(check.verdict) == {AGREES}, SCHEMA.class_names[check.category_id]
-        np.testing.assert_array_equal(check.better, RIGHT[check.category_id])
+        np.testing.assert_array_equal(check.suggested_partner, RIGHT[check.category_id])
         pairs = check.partner != np.arange(len(check.partner))
         assert (check.partner_distance < check.own_distance)[pairs].all()
 
@@ -80,20 +80,20 @@ def test_the_table_that_circulates_is_found(annotations):
     for check in checks:
         wrong = [1, 3, 5, 25] if check.category_id == 2 else []
         assert np.flatnonzero(np.array(check.verdict) == CONTRADICTED).tolist() == wrong
-        np.testing.assert_array_equal(check.better, RIGHT[check.category_id])
+        np.testing.assert_array_equal(check.suggested_partner, RIGHT[check.category_id])
 
 
 @pytest.mark.parametrize("index", CLASSES)
 def test_wrong_maps_are_found_and_named(garments, index):
     annotations = in_one_photo(garments[index])
-    place = check_flip_map(annotations)[index].place
+    place = check_flip_map(annotations)[index].median_xy
     for partners in wrong_partners(np.random.default_rng(index), index):
         check = check_flip_map(annotations, changed(index, partners))[index]
         verdict, moved = np.array(check.verdict), np.array(list(partners))
         away = place[check.partner[moved]] - place[RIGHT[index][moved]]
         if np.sqrt((away**2).sum(axis=1).mean()) > 0.05:  # in the box; nearer, landmarks are all but one
             assert (verdict[moved] == CONTRADICTED).all()
-            np.testing.assert_array_equal(check.better, RIGHT[index])
+            np.testing.assert_array_equal(check.suggested_partner, RIGHT[index])
         else:
             assert np.isin(verdict[moved], (CONTRADICTED, TOO_CLOSE)).all()
         assert (np.delete(verdict, moved) == AGREES).all()
@@ -121,7 +121,7 @@ def test_a_contour_that_is_off_by_one_is_found(garments, index):
     partners = {landmark: start + last - 1 - landmark for landmark in range(start, last)} | {last: last}
     check = check_flip_map(in_one_photo(garments[index]), changed(index, partners))[index]
     assert (np.array(check.verdict)[start:] == CONTRADICTED).all()
-    np.testing.assert_array_equal(check.better, RIGHT[index])
+    np.testing.assert_array_equal(check.suggested_partner, RIGHT[index])
 
 
 def test_garments_cut_off_at_one_side_are_no_contradiction(annotations):
@@ -163,8 +163,8 @@ def test_few_garments_and_none_tell_nothing(annotations):
     for nothing in (few, in_one_photo([]), AnnotationTable.from_photos([], SCHEMA)):
         for check in check_flip_map(nothing, changed(8, {0: 0, 2: 2})):
             assert set(check.verdict) == {TOO_FEW}
-            np.testing.assert_array_equal(check.better, check.partner)
-    assert np.isnan(check.place).all() and np.isnan(check.partner_distance).all()
+            np.testing.assert_array_equal(check.suggested_partner, check.partner)
+    assert np.isnan(check.median_xy).all() and np.isnan(check.partner_distance).all()
 
 
 def test_a_landmark_that_is_never_labelled_is_left_out(annotations):
@@ -173,7 +173,7 @@ def test_a_landmark_that_is_never_labelled_is_left_out(annotations):
     keypoints[skirts + 4] = 0  # hem_left
     check = check_flip_map(replace(annotations, keypoints=keypoints))[8]
     assert [check.verdict.index(TOO_FEW), check.verdict.count(TOO_FEW)] == [4, 2]
-    assert check.verdict[6] == TOO_FEW and check.garments[4] == 0 and np.isnan(check.place[4]).all()
+    assert check.verdict[6] == TOO_FEW and check.garments[4] == 0 and np.isnan(check.median_xy[4]).all()
     assert [verdict for i, verdict in enumerate(check.verdict) if i not in (4, 6)] == [AGREES] * 6
 
 

@@ -1,3 +1,5 @@
+"""Images read upright, in every kind and format, and damaged files refused."""
+
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,3 +1,5 @@
+"""Mapped images on their way to another process."""
+
 import copy
 import pickle
 from multiprocessing.reduction import ForkingPickler
