@@ -69,7 +69,7 @@ class FashionDataset(Dataset, Sequence):
             **{name: array[row].item() for name, array in columns.garment_attributes.items()},
             "keypoints": columns.keypoints[keypoints].flatten(),
             "segmentation": [columns.vertices[slice(*ends)].flatten() for ends in pairwise(edges)],
-            "iscrowd": 0,
+            "iscrowd": int(columns.iscrowd[row]),
         }
 
     def num_garments(self) -> np.ndarray:
