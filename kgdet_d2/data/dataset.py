@@ -82,7 +82,7 @@ class FashionDataset(Dataset, Sequence):
             **{name: column[row].item() for name, column in table.garment_attributes.items()},
             "keypoints": table.keypoints[first_keypoint:last_keypoint].flatten(),
             "segmentation": [table.vertices[start:end].flatten() for start, end in pairwise(vertex_offsets)],
-            "iscrowd": 0,
+            "iscrowd": int(table.iscrowd[row]),
         }
 
     def num_garments(self) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kgdet_d2.data.dataset import FashionDataset, training_dataset
 from kgdet_d2.data.mapper import FashionDatasetMapper
+from kgdet_d2.structures.annotations import item_ids
 
 # --- single images ---
 
@@ -89,10 +90,9 @@ def matching_images(dataset: FashionDataset) -> np.ndarray:
             f"{dataset.image_root}: pairs need source, pair_id and style; {', '.join(lacking)} lacking"
         )
     photo = np.repeat(np.arange(len(annotations)), np.diff(annotations.garment_offsets))  # of each garment
-    keys = np.c_[attributes["pair_id"][photo], attributes["style"]]
-    item = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
-    has_item, source = attributes["style"] > 0, attributes["source"][photo]
-    users, shops = (np.flatnonzero(has_item & (source == name)) for name in ("user", "shop"))
+    item = item_ids(attributes["pair_id"][photo], attributes["style"])
+    source = attributes["source"][photo]
+    users, shops = (np.flatnonzero((item >= 0) & (source == name)) for name in ("user", "shop"))
 
     # Each user's garment with all the shops' garments of its item, which are neighbours once sorted.
     shops = shops[np.argsort(item[shops], kind="stable")]
