@@ -19,14 +19,15 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-import numpy as np
 from tqdm import tqdm
 
+from kgdet_d2.figure_page import grid, write_jpeg
 from kgdet_d2.synthetic import GENERATOR_VERSION, SPLITS, generate_photo
-from kgdet_d2.synthetic.sheet import contact_sheet
+from kgdet_d2.synthetic.annotate import draw_annotation
 from kgdet_d2.utils.io import atomic_write
 
 RECORD = "synthetic.json"
+JPEG_QUALITY = 92
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -34,19 +35,11 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def encode_jpeg(image: np.ndarray, *, quality: int = 92) -> bytes:
-    """uint8 (H, W, 3) BGR -> JPEG file."""
-    done, buffer = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise RuntimeError(f"OpenCV could not encode an image of shape {image.shape} as JPEG")
-    return buffer.tobytes()
-
-
 def write_photo(index: int, *, folder: Path, split: str, seed: int, size: int) -> None:
     """Make one photo and write it with its annotation, the image first."""
     photo = generate_photo(index, seed=seed, split=split, size=size)
     name = f"{index + 1:06d}"
-    write_whole(folder / "image" / f"{name}.jpg", encode_jpeg(photo.image))
+    write_jpeg(folder / "image" / f"{name}.jpg", photo.image, quality=JPEG_QUALITY)
     write_whole(folder / "annos" / f"{name}.json", json.dumps(photo.annotation).encode())
 
 
@@ -136,9 +129,12 @@ def make(root: Path, counts: dict[str, int], *, seed: int, size: int, workers: i
 
 
 def write_contact_sheet(path: Path, *, seed: int, size: int) -> None:
-    """One photo of each of the first 24 pairs of the training split."""
-    photos = [generate_photo(index, seed=seed, size=size) for index in range(0, 48, 2)]
-    write_whole(path, encode_jpeg(contact_sheet(photos, columns=6, side=size), quality=72))
+    """Draw one photo of each of the first 24 pairs of the training split, with its annotation, on a page."""
+    tiles = []
+    for index in range(0, 48, 2):
+        photo = generate_photo(index, seed=seed, size=size)
+        tiles.append(draw_annotation(photo.image, photo.annotation, side=size))
+    write_jpeg(path, grid(tiles, columns=6), quality=72)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,10 +2,9 @@ import json
 import time
 from pathlib import Path
 
+import benchmark
 import pytest
 import torch
-
-import benchmark
 from benchmark_worker import Detector
 from measuring import Clock
 

@@ -1,7 +1,7 @@
+import benchmark_annotations
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-import benchmark_annotations
 from kgdet_d2.data.convert.coco_export import write_official_coco
 
 

@@ -1,5 +1,6 @@
 import json
 
+import benchmark_inference
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -7,7 +8,6 @@ from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 from PIL import Image
 
-import benchmark_inference
 from kgdet_d2.config import load_config
 from kgdet_d2.data import FashionDatasetMapper
 from kgdet_d2.evaluation import FashionEvaluator

@@ -1,12 +1,11 @@
 import json
 
+import benchmark_loader
 import numpy as np
 import pytest
+from benchmark_loader import OTHERS, READ, RESIZE, STEPS
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
-
-import benchmark_loader
-from benchmark_loader import OTHERS, READ, RESIZE, STEPS
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
-"""tools/check_dataset.py on small datasets, registered as columns and as dicts."""
+"""``kgdet check`` on small datasets, registered as columns and as dicts."""
 
-import importlib.util
 import json
 import math
 from dataclasses import replace
@@ -12,7 +11,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from kgdet_d2.cli import main
 from kgdet_d2.data import AnnotationTable, register_fashion
+from kgdet_d2.engine import check as command
 from kgdet_d2.schema import DEEPFASHION2, FLD
 from kgdet_d2.structures.annotations import Garment, Photo
 
@@ -24,12 +25,8 @@ SKIRT = DEEPFASHION2.class_names.index("skirt")
 SKIRT_PLACES = [(0.2, 0), (0.5, 0.05), (0.8, 0), (0.05, 0.5), (0, 0.9), (0.5, 1), (1, 0.9), (0.95, 0.5)]
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("check_dataset", ROOT / "tools/check_dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def check(*arguments):
+    return main(["check", *arguments])
 
 
 @pytest.fixture
@@ -64,22 +61,22 @@ def register(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def no_plots(tool, monkeypatch):
+def no_plots(monkeypatch):
     """They take most of the time."""
-    monkeypatch.setattr(tool, "write_plots", lambda *arguments: None)
+    monkeypatch.setattr(command, "write_plots", lambda *arguments: None)
 
 
 def report(output="output/check_dataset/mine"):
     return json.loads(Path(output, "statistics.json").read_text())
 
 
-def test_table_json_plots_and_samples(tool, photos, register, capsys):
+def test_table_json_plots_and_samples(photos, register, capsys):
     register(photos)
-    assert tool.main(["mine", "--output", "out", "--config-file", CONFIG]) == 0
+    assert check("mine", "--output", "out", "--config-file", CONFIG) == 0
     assert {path.name for path in Path("out").iterdir()} == PLOTS | {"statistics.json", "samples.jpg"}
     for name in PLOTS:
         assert cv2.imread(f"out/{name}").std() > 5
-    assert cv2.imread("out/samples.jpg").shape == (tool.SHEET_CELL[1], 2 * tool.SHEET_CELL[0], 3)
+    assert cv2.imread("out/samples.jpg").shape == (command.SHEET_CELL[1], 2 * command.SHEET_CELL[0], 3)
 
     found = report("out")
     assert found["dataset"] == "mine" and found["overview"]["garments"] == 40
@@ -95,14 +92,14 @@ def test_table_json_plots_and_samples(tool, photos, register, capsys):
         assert f"\n{title}" in printed
 
 
-def test_a_wrong_flip_map_is_exit_status_1(tool, photos, register, capsys, no_plots):
+def test_a_wrong_flip_map_is_exit_status_1(photos, register, capsys, no_plots):
     """The names say that the left of the waist is the right hem's partner, and the other way round."""
     renamed = list(DEEPFASHION2.keypoint_names)
     names = dict(zip(renamed[SKIRT], renamed[SKIRT], strict=True))
     names["hem_right"], names["waist_right"] = "waist_right", "hem_right"
     renamed[SKIRT] = tuple(names.values())
     register(photos, replace(DEEPFASHION2, keypoint_names=tuple(renamed)))
-    assert tool.main(["mine"]) == 1
+    assert check("mine") == 1
     printed = capsys.readouterr().out
     assert "skirt: 1 waist_left is paired with 7 waist_right, 3 hem_right fits better\n" in printed
     wrong = [row for row in report()["flip map"] if row["verdict"] == "contradicted"]
@@ -110,35 +107,35 @@ def test_a_wrong_flip_map_is_exit_status_1(tool, photos, register, capsys, no_pl
     assert {row["class"] for row in wrong} == {"skirt"}
 
 
-def test_plain_dicts_give_the_same(tool, photos, register, no_plots):
+def test_plain_dicts_give_the_same(photos, register, no_plots):
     register(photos)
-    assert tool.main(["mine"]) == 0
+    assert check("mine") == 0
     dicts = list(DatasetCatalog.get("mine"))
     DatasetCatalog.register("dicts", lambda: dicts)
     MetadataCatalog.get("dicts").keypoint_schema = DEEPFASHION2
-    assert tool.main(["dicts"]) == 0
+    assert check("dicts") == 0
     assert report() == report("output/check_dataset/dicts") | {"dataset": "mine"}
 
 
-def test_missing_photos_are_told_and_left_out(tool, photos, register, capsys, no_plots):
+def test_missing_photos_are_told_and_left_out(photos, register, capsys, no_plots):
     register(photos[:8])
     Path("image/7.png").unlink()
     Path("image/8.png").write_bytes(b"no picture")
-    assert tool.main(["mine", "--samples", "8"]) == 0
+    assert check("mine", "--samples", "8") == 0
     errors = capsys.readouterr().err
     assert errors.count("sample left out: image/7.png") == errors.count("sample left out: image/8.png") == 1
-    size = tool.SHEET_CELL[1], 6 * tool.SHEET_CELL[0], 3  # six of eight
+    size = command.SHEET_CELL[1], 6 * command.SHEET_CELL[0], 3  # six of eight
     assert cv2.imread("output/check_dataset/mine/samples.jpg").shape == size
     for photo in photos[:8]:
         Path("image", photo.file_name).unlink(missing_ok=True)
-    assert tool.main(["mine", "--output", "out"]) == 0
+    assert check("mine", "--output", "out") == 0
     assert [path.name for path in Path("out").iterdir()] == ["statistics.json"]
 
 
 @pytest.mark.parametrize("photos", [[], [Photo("1.png", 1, 9, 9, [])]], ids=["nothing", "no garment"])
-def test_empty_datasets(tool, photos, register):
+def test_empty_datasets(photos, register):
     register(photos, FLD)
-    assert tool.main(["mine", "--config-file", CONFIG]) == 0
+    assert check("mine", "--config-file", CONFIG) == 0
     found = report()
     assert found["overview"]["photos"] == len(photos) and found["attributes"] == []
     assert {row["verdict"] for row in found["flip map"]} == {"too few garments to tell"}
@@ -146,18 +143,20 @@ def test_empty_datasets(tool, photos, register):
     assert written == PLOTS - {"attributes.png"} | {"statistics.json"}
 
 
-def test_samples_are_random_and_no_photo_comes_twice(tool, photos):
+def test_samples_are_random_and_no_photo_comes_twice(photos):
     annotations = AnnotationTable.from_photos(photos, DEEPFASHION2)
-    chosen = tool.choose_samples(annotations, 3, seed=1)
+    chosen = command.choose_samples(annotations, 3, seed=1)
     assert len(set(chosen)) == 3 and {name for _, name in chosen} == {"skirt"}
     assert (
-        chosen == tool.choose_samples(annotations, 3, seed=1) != tool.choose_samples(annotations, 3, seed=2)
+        chosen
+        == command.choose_samples(annotations, 3, seed=1)
+        != command.choose_samples(annotations, 3, seed=2)
     )
-    assert len(tool.choose_samples(annotations, 100, seed=1)) == 40
-    assert tool.choose_samples(annotations, 0, seed=1) == []
+    assert len(command.choose_samples(annotations, 100, seed=1)) == 40
+    assert command.choose_samples(annotations, 0, seed=1) == []
 
 
-def test_levels_are_those_of_the_assignment(tool):
+def test_levels_are_those_of_the_assignment():
     """int((log2(w / 4) + log2(h / 4)) / 2), clamped (docs/DESIGN.md), derived anew for each box."""
     rng = np.random.default_rng(0)
     sizes = np.exp(rng.uniform(0, np.log(2000), (500, 2)))
@@ -165,12 +164,12 @@ def test_levels_are_those_of_the_assignment(tool):
     boxes = np.hstack([low, low + sizes]).astype(np.float32)
     expected = [int((math.log2(w / 4) + math.log2(h / 4)) / 2) for w, h in boxes[:, 2:] - boxes[:, :2]]
     for lowest, highest in ((2, 8), (5, 7), (5, 5)):
-        levels = tool.assigned_levels(boxes, lowest, highest)
+        levels = command.assigned_levels(boxes, lowest, highest)
         assert levels.tolist() == [min(max(level, lowest), highest) for level in expected]
-    assert len(tool.assigned_levels(boxes[:0], 3, 7)) == 0
+    assert len(command.assigned_levels(boxes[:0], 3, 7)) == 0
 
 
-def test_boxes_are_resized_as_photos_are(tool):
+def test_boxes_are_resized_as_photos_are():
     """The shorter side to 800, unless the longer one became more than 1333; x and y each by its own ratio."""
     box = np.float32([10, 20, 30, 50])
     sizes = [(400, 400), (468, 624), (1000, 3000)]
@@ -179,7 +178,7 @@ def test_boxes_are_resized_as_photos_are(tool):
         Photo(f"{index}.jpg", index, *size, own)
         for index, (size, own) in enumerate(zip(sizes, garments, strict=True))
     ]
-    boxes = tool.resized_boxes(AnnotationTable.from_photos(photos, DEEPFASHION2), 800, 1333)
+    boxes = command.resized_boxes(AnnotationTable.from_photos(photos, DEEPFASHION2), 800, 1333)
     tall = box * np.tile([444 / 1000, 1333 / 3000], 2)
     np.testing.assert_allclose(boxes, [2 * box, tall, tall], rtol=1e-6)
 
@@ -189,17 +188,17 @@ def test_boxes_are_resized_as_photos_are(tool):
     [
         (["nobody"], "nobody"),
         (["plain"], "dataset 'plain': expected keypoint_schema"),
-        (["sizeless"], "photo 0 of the list, a.jpg: no 'width'"),
+        (["sizeless"], "photo 0 of the list, a.jpg: no 'image_id'"),
         (["deepfashion2_train"], "prepare_deepfashion2"),
         (["mine", "--config-file", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_what_cannot_be_read_is_exit_status_2(tool, photos, register, capsys, arguments, message):
+def test_what_cannot_be_read_is_exit_status_2(photos, register, capsys, arguments, message):
     register(photos)
     DatasetCatalog.register("plain", list)
     DatasetCatalog.register("sizeless", lambda: [{"file_name": "a.jpg"}])
     MetadataCatalog.get("sizeless").keypoint_schema = DEEPFASHION2
-    assert tool.main(arguments) == 2
+    assert check(*arguments) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.out == ""
     assert not Path("output").exists()

@@ -1,11 +1,14 @@
+"""``kgdet compare`` with a stand-in for training, and once for real."""
+
 import json
 import subprocess
 from types import SimpleNamespace
 
 import pytest
 
-import compare
+from kgdet_d2.cli import main
 from kgdet_d2.data.register import register_all
+from kgdet_d2.engine import compare
 
 CONFIGS = [f"configs/sample/{name}_tiny.yaml" for name in ("kgdet", "fcos")]
 NAMES = ["kgdet_tiny", "fcos_tiny"]
@@ -19,12 +22,12 @@ def metrics(**scores):
 
 @pytest.fixture
 def fake_training(monkeypatch):
-    """train_net.py that leaves made-up scores, by config and seed; and the runs it is asked for."""
+    """A training that leaves made-up scores, by config and seed; and the runs it is asked for."""
     asked, scores = [], {}
 
     def run(command, **options):
         opts = dict(zip(command[-4::2], command[-3::2], strict=True))
-        name = (compare.Path(command[3]).stem, int(opts["SEED"]))
+        name = (compare.Path(command[command.index("--config-file") + 1]).stem, int(opts["SEED"]))
         asked.append(name)
         folder = compare.Path(opts["OUTPUT_DIR"])
         (folder / "metrics.json").write_text(json.dumps(scores.get(name, metrics(bbox_AP=1.0))) + "\n")
@@ -38,7 +41,7 @@ def fake_training(monkeypatch):
 
 
 def start(output, *arguments, configs=CONFIGS):
-    return compare.main([*configs, "--output", str(output), *arguments, *QUICK])
+    return main(["compare", *configs, "--output", str(output), *arguments, *QUICK])
 
 
 def rows(output):
@@ -88,7 +91,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(fake_training, tmp_pa
     assert start(tmp_path, "--seeds", "1", "2") == 1
     assert len(fake_training.asked) == 4
     error = capsys.readouterr().err
-    assert "kgdet_tiny, seed 1: train_net.py ended with 3, see " in error and "output.txt" in error
+    assert "kgdet_tiny, seed 1: training ended with 3, see " in error and "output.txt" in error
     assert [len(rows(tmp_path)[config]["runs"]) for config in CONFIGS] == [1, 2]
     del fake_training.scores["kgdet_tiny", 1]
     assert start(tmp_path, "--seeds", "1", "2") == 0
@@ -111,13 +114,17 @@ def test_a_folder_with_other_settings_is_refused(fake_training, tmp_path, capsys
     assert not fake_training.asked
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--seeds", "1", "1"], ["--seeds", "-1"], ["--jobs", "0"], ["--timed", "1"]]
-)
+@pytest.mark.parametrize("arguments", [["--seeds", "-1"], ["--jobs", "0"], ["--timed", "1"]])
 def test_arguments_that_make_no_sense(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        compare.parse_arguments([*CONFIGS, "--output", str(tmp_path), *arguments])
+        start(tmp_path, *arguments)
     assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("configs", "seeds"), [(CONFIGS, ["1", "1"]), (CONFIGS[:1] * 2, ["1"])])
+def test_nothing_is_compared_with_itself(configs, seeds, tmp_path, capsys):
+    assert start(tmp_path, "--seeds", *seeds, configs=configs) == 1
+    assert "error: expected different configs and seeds" in capsys.readouterr().err
 
 
 def test_a_system_for_real(tmp_path, monkeypatch, capsys):

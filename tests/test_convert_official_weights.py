@@ -1,4 +1,4 @@
-"""tools/convert_official_weights.py on files as mmdetection, torchvision and Detectron2 write them."""
+"""``kgdet convert`` on files as mmdetection, torchvision and Detectron2 write them."""
 
 import functools
 import hashlib
@@ -15,18 +15,21 @@ from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 from PIL import Image
 
-import train_net
-from convert_official_weights import CONFIG, main, model_shapes
+from kgdet_d2 import cli
+from kgdet_d2.checkpoint import convert as command
+from kgdet_d2.checkpoint.convert import model_shapes
 from kgdet_d2.checkpoint.mmdet import mmdet_key_map, torchvision_key_map
 from kgdet_d2.config import load_config
+from kgdet_d2.config_files import find_config
 from kgdet_d2.data.register import register_all
+from kgdet_d2.engine import main
 from kgdet_d2.schema import DEEPFASHION2
 from kgdet_d2.structures.annotations import AnnotationTable, Garment, Photo
 from tests.helpers.release_recordings import weight
 
 # The released model, but narrower.
 NARROW = f"""
-_BASE_: "{CONFIG}"
+_BASE_: "{find_config("kgdet_R50.yaml")}"
 MODEL:
   RESNETS: {{STEM_OUT_CHANNELS: 8, RES2_OUT_CHANNELS: 16, WIDTH_PER_GROUP: 8}}
   FPN: {{OUT_CHANNELS: 64}}
@@ -75,7 +78,7 @@ def make_model(config, opts):
 
 
 def convert(config, *arguments):
-    main(["--config-file", config, *map(str, arguments)])
+    command.run(command.make_parser().parse_args(["--config-file", config, *map(str, arguments)]))
 
 
 @pytest.mark.parametrize(("columns", "depth"), RELEASED)
@@ -209,6 +212,14 @@ def test_other_files_are_refused(content, config, tmp_path):
         convert(config, tmp_path / "nowhere.pth", tmp_path / "ours.pth")
 
 
+def test_the_command_tells_in_a_line_what_does_not_fit(config, tmp_path, capsys):
+    torch.save({"state_dict": {}}, tmp_path / "theirs.pth")
+    paths = [str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pth")]
+    assert cli.main(["convert", "--config-file", config, *paths]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {paths[0]}: expected weights of a KGDet")
+
+
 def torchvision_state(config, depth, counted=True):
     names = torchvision_key_map(depth=depth, counted=counted)
     shapes = model_shapes(config, {"MODEL.RESNETS.DEPTH": depth})
@@ -280,5 +291,5 @@ def test_evaluation_of_converted_weights(config, photo_to_evaluate, tmp_path):
     arguments += ["MODEL.WEIGHTS", str(tmp_path / "ours.pth"), "MODEL.KGDET.COLUMNS", "[9]"]
     arguments += ["DATASETS.TRAIN", "()", "DATASETS.TEST", "('synthfashion_val',)"]
     arguments += ["INPUT.MIN_SIZE_TEST", "96", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path)]
-    results = train_net.main(default_argument_parser().parse_args(arguments))
+    results = main(default_argument_parser().parse_args(arguments))
     assert 0 <= results["bbox"]["AP"] <= 100 and 0 <= results["keypoints"]["AP"] <= 100

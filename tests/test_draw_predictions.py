@@ -1,6 +1,5 @@
-"""tools/draw_predictions.py with a stand-in for the model."""
+"""``kgdet draw`` with a stand-in for the model."""
 
-import importlib.util
 from pathlib import Path
 
 import cv2
@@ -10,6 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from kgdet_d2.engine import draw
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,12 +17,8 @@ CONFIG = str(ROOT / "configs/sample/kgdet_tiny.yaml")
 NAME = "test_draw_predictions"
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("draw_predictions", ROOT / "tools/draw_predictions.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def run(arguments):
+    draw.run(draw.make_parser().parse_args(arguments))
 
 
 @pytest.fixture
@@ -68,47 +64,39 @@ def arguments(tmp_path, *extra):
     return [*options, "MODEL.WEIGHTS", str(weights)]
 
 
-def test_figures_and_page(tool, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, "DefaultPredictor", OneSkirt)
-    tool.main(arguments(tmp_path))
+def test_figures_and_page(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(draw, "DefaultPredictor", OneSkirt)
+    run(arguments(tmp_path))
     written = {path.name for path in (tmp_path / "figures").iterdir()}
     assert written == {"000000.jpg", "000001.jpg", "000002.jpg", "page.jpg"}
     height, width = cv2.imread(str(tmp_path / "figures" / "000000.jpg")).shape[:2]
     assert (width, height) == (2 * 576, 768 + 28)  # enlarged to 768 high, a title bar above
-    cell_width, cell_height = tool.PAGE_CELL
+    cell_width, cell_height = draw.PAGE_CELL
     assert cv2.imread(str(tmp_path / "figures" / "page.jpg")).shape == (cell_height, 3 * cell_width, 3)
 
 
-def test_max_images_and_threshold(tool, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, "DefaultPredictor", OneSkirt)
-    tool.main(arguments(tmp_path, "--max-images", "2", "--score-threshold", "0.9"))
+def test_max_images_and_threshold(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(draw, "DefaultPredictor", OneSkirt)
+    run(arguments(tmp_path, "--max-images", "2", "--score-threshold", "0.9"))
     assert len(list((tmp_path / "figures").iterdir())) == 3
     figure = cv2.imread(str(tmp_path / "figures" / "000001.jpg")).astype(int)
     assert np.abs(figure[40:] - 128).max() < 10  # no garment in truth, none above the threshold
 
 
-def test_grid_fills_the_last_row(tool):
-    cells = [np.zeros((2, 3, 3), np.uint8)] * 5
-    page = tool.grid(cells, columns=4)
-    assert page.shape == (4, 12, 3)
-    assert (page[2:, 3:] == 255).all()
-    assert (page[2:, :3] == 0).all()
-
-
-def test_missing_weights_are_told_before_any_work(tool, photos, tmp_path):
+def test_missing_weights_are_told_before_any_work(photos, tmp_path):
     command = [*arguments(tmp_path)[:-1], str(tmp_path / "nowhere.pth")]
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
-        tool.main(command)
+        run(command)
     assert not (tmp_path / "figures").exists()
 
 
-def test_unreadable_photo(tool, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, "DefaultPredictor", OneSkirt)
+def test_unreadable_photo(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(draw, "DefaultPredictor", OneSkirt)
     Path(photos[0]["file_name"]).write_bytes(b"not a photo")
     with pytest.raises(RuntimeError, match=r"000000\.jpg: cannot read"):
-        tool.main(arguments(tmp_path))
+        run(arguments(tmp_path))
 
 
-def test_no_photos(tool, photos, tmp_path):
+def test_no_photos(photos, tmp_path):
     with pytest.raises(ValueError, match=r"test_draw_predictions.*no photos"):
-        tool.main(arguments(tmp_path, "--max-images", "0"))
+        run(arguments(tmp_path, "--max-images", "0"))

@@ -1,10 +1,9 @@
-"""tools/evaluate_predictions.py on random data sets."""
+"""``kgdet evaluate`` on random data sets."""
 
 import contextlib
 import csv
 import io
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-import evaluate_predictions as tool
+from kgdet_d2 import cli
+from kgdet_d2.engine import evaluate
 from kgdet_d2.evaluation import FashionEvaluator
 from kgdet_d2.schema import DEEPFASHION2, FLD
 from kgdet_d2.structures.predictions import Predictions
@@ -62,7 +62,8 @@ def stored(scene, tmp_path):
 
 
 def run(path, *options):
-    tool.main(["--predictions", str(path), "--dataset", NAME, *map(str, options)])
+    arguments = ["--predictions", str(path), "--dataset", NAME, *map(str, options)]
+    evaluate.run(evaluate.make_parser().parse_args(arguments))
 
 
 def test_the_evaluators_predictions_give_its_numbers_again(scene, tmp_path):
@@ -224,8 +225,8 @@ def test_unusable_input(scene, stored, catalog, tmp_path):
     Predictions.empty(other).save(tmp_path / "other.npz")
     with pytest.raises(ValueError, match=rf"other\.npz.*schema: expected '{scene.schema.name}'"):
         run(tmp_path / "other.npz")
-    with pytest.raises(ValueError, match=r"dataset 'unknown': expected one of .*deepfashion2_val"):
-        tool.main(["--predictions", str(stored), "--dataset", "unknown"])
+    with pytest.raises(ValueError, match=r"dataset 'deepfashion2_vel' is not registered.*deepfashion2_val"):
+        run(stored, "--dataset", "deepfashion2_vel")
     with pytest.raises(ValueError, match=r"attribute 'colour': expected one of \['scale', 'source'\]"):
         run(stored, "--subsets", "colour")
     lost = scene.records.pop()["image_id"]
@@ -249,8 +250,14 @@ def test_an_interrupted_export_leaves_no_half_file(scene, stored, tmp_path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
 
 
-def test_help_names_the_options(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["evaluate_predictions.py", "--help"])
+def test_help_names_the_options(capsys):
     with pytest.raises(SystemExit):
-        tool.main()
+        cli.main(["evaluate", "--help"])
     assert "--export-coco" in capsys.readouterr().out
+
+
+def test_the_command_tells_in_a_line_what_is_missing(scene, tmp_path, capsys):
+    arguments = ["evaluate", "--dataset", NAME, "--predictions", str(tmp_path / "nowhere.npz")]
+    assert cli.main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "nowhere.npz" in line

@@ -1,4 +1,4 @@
-"""tools/install_detectron2.py without network, and what its edits are for, on the Detectron2 at hand."""
+"""``kgdet install-detectron2`` without network, and what its edits are for, on the Detectron2 at hand."""
 
 import base64
 import hashlib
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-import install_detectron2 as installer
+from kgdet_d2 import cli
+from kgdet_d2 import install_detectron2 as installer
 
-SCRIPT = Path(installer.__file__)
+SCRIPT = Path(__file__).parents[1] / "tools" / "install_detectron2.py"
 EDIT = installer.Edit("a.py", "reasons change", "old", "new")
 
 
@@ -103,7 +104,7 @@ def test_from_sdist_to_wheel(tmp_path, monkeypatch):
     tree = {f"top/{name}": data for name, data in source_fitting_all_edits().items()}
     sdist = write_tar(tmp_path / "s.tar.gz", {**tree, "top/tools/left_out.py": b""})
     monkeypatch.setattr(installer, "SDIST_SHA256", hashlib.sha256(sdist.read_bytes()).hexdigest())
-    installer.main(["--sdist", str(sdist), "--wheel-dir", str(tmp_path / "dist")])
+    assert cli.main(["install-detectron2", "--sdist", str(sdist), "--wheel-dir", str(tmp_path / "dist")]) == 0
 
     (wheel,) = (tmp_path / "dist").iterdir()  # and nothing else is left there
     assert wheel.name == "detectron2-0.6+pure-py3-none-any.whl"
@@ -114,10 +115,12 @@ def test_from_sdist_to_wheel(tmp_path, monkeypatch):
     assert not any("left_out" in name for name in names)
 
 
-def test_refused_source_leaves_nothing_behind(tmp_path):
+def test_refused_source_leaves_nothing_behind(tmp_path, capsys):
     sdist = write_tar(tmp_path / "s.tar.gz", {"top/LICENSE": b""})
-    with pytest.raises(installer.InstallError, match="sha256"):
-        installer.main(["--sdist", str(sdist), "--wheel-dir", str(tmp_path / "dist")])
+    arguments = ["--sdist", str(sdist), "--wheel-dir", str(tmp_path / "dist")]
+    assert cli.main(["install-detectron2", *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {sdist}: expected sha256 ")
     assert not (tmp_path / "dist").exists()
 
 

@@ -1,9 +1,11 @@
+"""tools/model_zoo.py: the page, and rows of its tables."""
+
 import json
 
 import pytest
 
-import model_zoo
-from model_zoo import NOT_RUN, PAGE, PAPER, ROOT
+from tools import model_zoo
+from tools.model_zoo import NOT_RUN, PAGE, PAPER, ROOT
 
 
 def row(config, dataset, box, landmark=None, seeds=2, std=2.0):

@@ -40,12 +40,12 @@ from types import TracebackType
 
 import torch
 from tabulate import tabulate
+from taking_turns import quartiles
+from variants import add_variants
 
 from kgdet_d2.modeling.optimize import PRECISIONS
 from kgdet_d2.utils.environment import ROOT, measured_with
 from kgdet_d2.utils.io import write_json
-from taking_turns import quartiles
-from variants import add_variants
 
 WORKER = Path(__file__).with_name("benchmark_worker.py")
 NAMES = ("kgdet_R50", "retinanet_R50", "fcos_R50", "reppoints_R50", "reppoints_kp_R50")

@@ -23,7 +23,9 @@ from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from tabulate import tabulate
+from taking_turns import quartiles, time_in_turns
 from torch import nn
+from variants import add_variants
 
 from kgdet_d2.config import check_weights, load_config
 from kgdet_d2.data import FashionDatasetMapper
@@ -32,8 +34,6 @@ from kgdet_d2.evaluation.report import report_json
 from kgdet_d2.modeling import optimize_for_inference
 from kgdet_d2.utils.environment import measured_with
 from kgdet_d2.utils.io import atomic_write
-from taking_turns import quartiles, time_in_turns
-from variants import add_variants
 
 SCORES = {"box AP": ("bbox", "AP"), "AP50": ("bbox", "AP50"), "landmark AP": ("keypoints", "AP")}
 

@@ -16,6 +16,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.structures import Boxes, Instances, Keypoints
 from detectron2.utils.events import EventStorage
+from measuring import Clock, peak_megabytes
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
@@ -23,7 +24,6 @@ import kgdet_d2
 from kgdet_d2.config import load_config
 from kgdet_d2.engine.optimizer import build_optimizer
 from kgdet_d2.modeling.heads import aggregation
-from measuring import Clock, peak_megabytes
 
 GARMENTS = 2  # of each made-up photo
 LANDMARKS = 25  # labelled of each garment

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from compare import SCORES, conditions, score, table
+from kgdet_d2.engine.compare import SCORES, conditions, score, table
+from kgdet_d2.utils.command import exit_status
 from kgdet_d2.utils.environment import ROOT
 from kgdet_d2.utils.io import atomic_write
 
@@ -24,10 +25,10 @@ NOT_RUN = "not run"
 
 
 class PaperTable(NamedTuple):
-    """One of the paper's tables.
+    """A table of the paper.
 
     Attributes:
-        scores: names from :data:`compare.SCORES`.
+        scores: names from :data:`kgdet_d2.engine.compare.SCORES`.
         rows: a config, and the paper's score of each name.
     """
 
@@ -110,55 +111,57 @@ size; an R-CNN's are the most that its config allows, with all its boxes."""
 
 
 def page(comparisons: dict[str, list[dict]]) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
         comparisons: the rows of each file in ``docs/results``, by its name.
     """
-    every = [row for rows in comparisons.values() for row in rows]
-    named = {table.dataset for table in PAPER}
+    all_rows = [row for rows in comparisons.values() for row in rows]
+    paper_datasets = {paper.dataset for paper in PAPER}
     parts = [INTRODUCTION]
-    parts += [part for table in PAPER for part in (f"## {table.title}", beside_the_paper(table, every))]
+    for paper in PAPER:
+        parts += [f"## {paper.title}", beside_the_paper(paper, all_rows)]
     for name, rows in comparisons.items():
-        if others := [row for row in rows if row["runs"][0]["dataset"] not in named]:
+        if others := [row for row in rows if row["runs"][0]["dataset"] not in paper_datasets]:
             parts += [f"## {name}: {others[0]['runs'][0]['dataset']}", SAMPLE, table(others)]
             parts += ["\n".join(f"- {line}" for line in conditions(others)), differences(others)]
     return "\n\n".join(parts) + "\n"
 
 
 def beside_the_paper(paper: PaperTable, rows: list[dict]) -> str:
-    """The paper's scores and ours of each config."""
+    """Return a table of the paper's scores and ours of each config."""
     ours = {row["config"]: row for row in rows if row["runs"][0]["dataset"] == paper.dataset}
     cells = []
     for config, scores in paper.rows.items():
         theirs = [f"{value:.1f}" for value in scores] or ["-"] * len(paper.scores)
         row = ours.get(config)
-        here = [score(row["scores"][name]) for name in SCORES] if row else [NOT_RUN]
-        cells.append([f"`{config}`", *theirs, *here])
+        measured = [score(row["scores"][name]) for name in SCORES] if row else [NOT_RUN]
+        cells.append([f"`{config}`", *theirs, *measured])
     headers = ["config", *(f"paper: {name}" for name in paper.scores), *(f"here: {name}" for name in SCORES)]
     return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True)
 
 
 def differences(rows: list[dict]) -> str:
-    """By how much box AP of the first system is above the others', beside the error of that difference."""
+    """Return a table of box AP of the first system less the others', with the error of that difference."""
     first, *others = rows
     cells = []
     for other in others:
-        means, errors = zip(*(_mean_and_error(row) for row in (first, other)), strict=True)
-        cells.append([f"`{other['config']}`", f"{means[0] - means[1]:+.2f}", f"{math.hypot(*errors):.2f}"])
+        (mean, error), (other_mean, other_error) = _mean_and_error(first), _mean_and_error(other)
+        error = math.hypot(error, other_error)
+        cells.append([f"`{other['config']}`", f"{mean - other_mean:+.2f}", f"{error:.2f}"])
     headers = [f"box AP of `{first['config']}` less that of", "difference", "standard error"]
     return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True)
 
 
 def _mean_and_error(row: dict) -> tuple[float, float]:
-    """Mean over the seeds, and its standard error; nan where there is one seed alone."""
+    """Return the mean over the seeds and its standard error, nan where there is one seed alone."""
     box = row["scores"]["box AP"]
     spread = math.nan if box["std"] is None else box["std"]
     return box["mean"], spread / math.sqrt(len(row["runs"]))
 
 
 def read_results() -> dict[str, list[dict]]:
-    """By file name, in order of the names.
+    """Return the rows of each stored comparison by file name, in order of the names.
 
     Raises:
         ValueError: naming the file that is no JSON.
@@ -175,18 +178,19 @@ def read_results() -> dict[str, list[dict]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args(arguments)
-    try:
-        text = page(read_results())
-        with atomic_write(PAGE) as file:
-            file.write(text.encode())
-    except (OSError, ValueError) as error:
-        print(f"model_zoo.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(write_page)
+
+
+def write_page() -> None:
+    """Write the page from all stored results."""
+    text = page(read_results())
+    with atomic_write(PAGE) as file:
+        file.write(text.encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The released system's names for KGDet's weights.
+"""A map between the names of KGDet's weights in the release and in this project.
 
 The release is written against mmdetection: ``backbone.layer1``, ``neck.lateral_convs.0``,
 ``bbox_head.kp_rep_block_1``.
@@ -18,16 +18,22 @@ _FROZEN = ("stem", "res2")  # Detectron2's FrozenBatchNorm2d counts no batches
 
 @dataclass(frozen=True)
 class Architecture:
-    """What tells one released model from another; see :func:`mmdet_key_map`."""
+    """The differences between released models.
+
+    Attributes:
+        depth: of the ResNet, 50 or 101.
+        columns: points of each column of the aggregation, ``MODEL.KGDET.COLUMNS``.
+        num_stages: ``MODEL.KGDET.NUM_STAGES``.
+    """
 
     depth: int
     columns: list[int]
     num_stages: int
 
 
-# Weights that tell of the architecture, by the release's names and by ours: blocks of the third group of the
-# ResNet, stages of the head, columns of the second stage.
-_TELLING = {
+# Weights that an architecture can be read from, by the release's names and by ours: blocks of the third group
+# of the ResNet, stages of the head, columns of the second stage.
+_KEY_PATTERNS = {
     "release": (
         r"backbone\.layer3\.(\d+)\.conv1\.weight",
         r"bbox_head\.kp_rep_block_(\d+)\.cls_out\.weight",
@@ -42,16 +48,18 @@ _TELLING = {
 
 
 def read_architecture(state: Mapping[str, Tensor], names: str) -> Architecture:
-    """The architecture that a model's weights, by the names of the "release" or "ours", are of.
+    """Read the architecture of a model from its weights.
+
+    Args:
+        state: the weights.
+        names: how they are named, "release" or "ours".
 
     Raises:
-        ValueError: they are of no KGDet, or of none with a ResNet and a head that can be told.
+        ValueError: they are of no KGDet, or of none whose ResNet and head can be recognised.
     """
-    blocks, stages, columns = (
-        [state[name] for name in sorted(state) if re.fullmatch(pattern, name)] for pattern in _TELLING[names]
-    )
+    blocks, stages, columns = (_select(state, pattern) for pattern in _KEY_PATTERNS[names])
     if not stages or not columns:
-        raise ValueError(f"expected weights of a KGDet with two stages or more, got {_some(state)}")
+        raise ValueError(f"expected weights of a KGDet with two stages or more, got {_preview(state)}")
     return Architecture(
         depth=_depth(len(blocks)),
         columns=[weight.shape[-2] * weight.shape[-1] for weight in columns],
@@ -59,8 +67,13 @@ def read_architecture(state: Mapping[str, Tensor], names: str) -> Architecture:
     )
 
 
+def _select(state: Mapping[str, Tensor], pattern: str) -> list[Tensor]:
+    """Return the weights whose whole name matches, in order of their names."""
+    return [state[name] for name in sorted(state) if re.fullmatch(pattern, name)]
+
+
 def read_resnet_depth(state: Mapping[str, Tensor]) -> int:
-    """The depth of torchvision's ResNet with these weights.
+    """Read the depth of torchvision's ResNet from its weights.
 
     Raises:
         ValueError: they are of no ResNet-50 or -101.
@@ -78,7 +91,7 @@ def _depth(blocks: int) -> int:
 def rename_keys(
     state: Mapping[str, Tensor], names: Mapping[str, str | None], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Tensor]:
-    """Weights under other names.
+    """Return weights under other names.
 
     Args:
         state: the weights.
@@ -98,20 +111,22 @@ def rename_keys(
         ],
     }
     if any(problems.values()):
-        listed = [f"{len(those)} {kind}: {', '.join(those)}" for kind, those in problems.items() if those]
+        listed = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
         raise ValueError("weights do not fit; " + "; ".join(listed))
     return {new: state[name] for name, new in names.items() if new}
 
 
-def _some(names: Iterable[str], limit: int = 5) -> str:
-    names = sorted(names)
-    return ", ".join(names[:limit] or ["none"]) + (
-        f" and {len(names) - limit} more" if len(names) > limit else ""
-    )
+def _preview(names: Iterable[str], limit: int = 5) -> str:
+    """Return the first names, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return ", ".join(ordered[:limit] or ["none"]) + more
 
 
 def mmdet_key_map(*, depth: int, columns: list[int], num_stages: int) -> dict[str, str | None]:
-    """Every name in a released checkpoint -> the name in a KGDet with the full neck, None where it has none.
+    """Return every name in a released checkpoint -> the name in a KGDet with the full neck.
+
+    None stands where KGDet has no such weight.
 
     Args:
         depth: of the ResNet, 50 or 101.
@@ -127,7 +142,7 @@ def mmdet_key_map(*, depth: int, columns: list[int], num_stages: int) -> dict[st
 
 
 def torchvision_key_map(*, depth: int, counted: bool) -> dict[str, str | None]:
-    """Every name in torchvision's ResNet -> the name in a KGDet, None where it has none.
+    """Return every name in torchvision's ResNet -> the name in a KGDet, None where it has none.
 
     Args:
         depth: 50 or 101.
@@ -161,18 +176,25 @@ def _conv_and_norm(conv: str, norm: str, ours: str) -> dict[str, str | None]:
     return names
 
 
-def _neck_names() -> dict[str, str | None]:
-    theirs = [f"lateral_convs.{index}" for index in range(3)] + [f"fpn_convs.{index}" for index in range(5)]
-    ours = [f"{part}.p{level}" for part in ("laterals", "outputs") for level in (3, 4, 5)]
-    ours += ["extras.p6", "extras.p7"]
-    return {
-        f"neck.{a}.{field}": f"backbone.{b}.{our_field}"
-        for a, b in zip(theirs, ours, strict=True)
-        for field, our_field in _GN_FIELDS
-    }
-
-
 _GN_FIELDS = (("conv.weight", "weight"), ("gn.weight", "norm.weight"), ("gn.bias", "norm.bias"))
+_NECK_LAYERS = {
+    "lateral_convs.0": "laterals.p3",
+    "lateral_convs.1": "laterals.p4",
+    "lateral_convs.2": "laterals.p5",
+    "fpn_convs.0": "outputs.p3",
+    "fpn_convs.1": "outputs.p4",
+    "fpn_convs.2": "outputs.p5",
+    "fpn_convs.3": "extras.p6",
+    "fpn_convs.4": "extras.p7",
+}
+
+
+def _neck_names() -> dict[str, str | None]:
+    names: dict[str, str | None] = {}
+    for theirs, ours in _NECK_LAYERS.items():
+        for field, our_field in _GN_FIELDS:
+            names[f"neck.{theirs}.{field}"] = f"backbone.{ours}.{our_field}"
+    return names
 
 
 def _head_names(columns: list[int], num_stages: int) -> dict[str, str | None]:
@@ -186,13 +208,13 @@ def _head_names(columns: list[int], num_stages: int) -> dict[str, str | None]:
     for stage in range(num_stages):
         theirs, ours = f"bbox_head.kp_rep_block_{stage + 1}", f"head.stages.{stage}"
         for field in ("weight", "bias"):
-            names |= {f"{theirs}.{a}.{field}": f"{ours}.{b}.{field}" for a, b in outputs.items()}
+            for output, our_output in outputs.items():
+                names[f"{theirs}.{output}.{field}"] = f"{ours}.{our_output}.{field}"
             if stage == 0:
-                names |= {
-                    f"{theirs}.{a}_conv.{field}": f"{ours}.{b}.conv.{field}" for a, b in branches.items()
-                }
+                for branch, our_branch in branches.items():
+                    names[f"{theirs}.{branch}_conv.{field}"] = f"{ours}.{our_branch}.conv.{field}"
         for index, points in enumerate(columns if stage else []):
             size = f"_{math.isqrt(points)}" if len(columns) > 1 else ""
-            for a, b in branches.items():
-                names[f"{theirs}.{a}_dfmconv{size}.weight"] = f"{ours}.{b}.convs.{index}.weight"
+            for branch, our_branch in branches.items():
+                names[f"{theirs}.{branch}_dfmconv{size}.weight"] = f"{ours}.{our_branch}.convs.{index}.weight"
     return names

@@ -1,15 +1,4 @@
-#!/usr/bin/env python
-r"""Look at a registered dataset before training on it.
-
-    python tools/check_dataset.py deepfashion2_train --config-file configs/kgdet_R50.yaml
-
-Prints how many photos, garments and landmarks there are, how large, how visible, with which attributes, and
-on which pyramid level each garment falls once photos are resized as for testing. Writes the same as
-``statistics.json`` and as plots (PNG), and photos with garments of each class, drawn, as ``samples.jpg``.
-
-The flip map is checked too: landmarks of mirrored frontal garments must lie where their partners lie. The
-exit status is 1 when a class's landmarks contradict it, 2 when the dataset cannot be read.
-"""
+"""The command ``kgdet check``: a look at a registered dataset before training on it."""
 
 import argparse
 import json
@@ -24,11 +13,9 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.structures import BoxMode
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from draw_predictions import fit, grid, titled, write_jpeg
 from kgdet_d2.config import load_config
 from kgdet_d2.data import AnnotationTable, FashionDataset
 from kgdet_d2.data.inspect import plots, statistics
@@ -42,24 +29,33 @@ from kgdet_d2.data.inspect.flip_check import (
 )
 from kgdet_d2.data.inspect.statistics import Row
 from kgdet_d2.data.mapper import read_image
+from kgdet_d2.figure_page import fit, grid, titled, write_jpeg
 from kgdet_d2.modeling.assigners import assign_by_center
 from kgdet_d2.schema import KeypointSchema
-from kgdet_d2.structures.annotations import Garment, Photo
 from kgdet_d2.utils.catalog import schema_of_dataset
+from kgdet_d2.utils.command import command_parser
 from kgdet_d2.utils.io import atomic_write
 from kgdet_d2.visualizer import FashionVisualizer
 
+DESCRIPTION = """Look at a registered dataset before training on it.
+
+    kgdet check deepfashion2_train --config-file kgdet_R50.yaml
+
+Prints how many photos, garments and landmarks there are, how large, how visible, with which attributes, and
+on which pyramid level each garment falls once photos are resized as for testing. Writes the same as
+statistics.json and as plots (PNG), and photos with garments of each class, drawn, as samples.jpg.
+
+The flip map is checked too: landmarks of mirrored frontal garments must lie where their partners lie. The
+exit status is 1 when a class's landmarks contradict it, 2 when the dataset cannot be read.
+"""
 PYRAMID = (3, 7)  # p3..p7
 SHEET_COLUMNS = 6
 SHEET_CELL = (400, 440)  # width, height in pixels
-PHOTO_KEYS = {"file_name", "height", "width", "image_id", "annotations"}
-GARMENT_KEYS = {"bbox", "bbox_mode", "category_id", "keypoints", "segmentation", "iscrowd"}
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``kgdet check``."""
+    parser = command_parser(DESCRIPTION)
     parser.add_argument("dataset", metavar="NAME", help="a registered one")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/check_dataset/NAME")
     parser.add_argument(
@@ -67,76 +63,51 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="YAML",
         help="its INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and levels count; default: 800, 1333, p3..p7",
     )
-    parser.add_argument("--samples", type=int, default=2, metavar="N", help="drawn per class; default 2")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of samples; default 0")
-    args = parser.parse_args(arguments)
-    if args.samples < 0 or args.seed < 0:
-        parser.error(f"--samples, --seed: expected 0 or more, got {args.samples} and {args.seed}")
-    return args
+    parser.add_argument(
+        "--samples", type=_from_zero, default=2, metavar="N", help="drawn per class; default 2"
+    )
+    parser.add_argument("--seed", type=_from_zero, default=0, help="of the choice of samples; default 0")
+    return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    args = parse_arguments(arguments)
+def _from_zero(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {number}")
+    return number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print and write what a dataset holds; return 1 where its flip map is contradicted, else 0.
+
+    Raises:
+        ValueError, OSError: the dataset or the config cannot be read.
+    """
+    cfg = load_config(args.config_file, []) if args.config_file else get_cfg()
+    schema = schema_of_dataset(args.dataset)
+    dataset = DatasetCatalog.get(args.dataset)
+    if isinstance(dataset, FashionDataset):
+        annotations = dataset.annotations
+    else:
+        annotations = AnnotationTable.from_dataset_dicts(dataset, schema)
     output = args.output or Path("output/check_dataset", args.dataset)
-    try:
-        cfg = load_config(args.config_file, []) if args.config_file else get_cfg()
-        dataset = DatasetCatalog.get(args.dataset)
-        annotations = columns_of(dataset, schema_of_dataset(args.dataset))
-    except (KeyError, ValueError, OSError) as error:
-        print(f"check_dataset.py: {error}", file=sys.stderr)
-        return 2
     shorter, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     overview = statistics.overview(annotations) | {"resized to": shorter, "but at most to": longest}
     tables = count(annotations, cfg)
     checks = check_flip_map(annotations)
-    print_all(args.dataset, overview, tables, checks, annotations.schema)
-    report = {"dataset": args.dataset, "overview": overview, **tables}
-    report["flip map"] = flip_rows(checks, annotations.schema)
+    print_all(args.dataset, overview, tables, checks, schema)
+    report = {"dataset": args.dataset, "overview": overview, **tables, "flip map": flip_rows(checks, schema)}
     with atomic_write(output / "statistics.json") as file:
         file.write(json.dumps(report, indent=1, allow_nan=False).encode() + b"\n")
     write_plots(output, annotations, tables, checks)
-    chosen = choose_samples(annotations, args.samples, args.seed)
-    draw_samples(output / "samples.jpg", dataset, MetadataCatalog.get(args.dataset), chosen)
+    samples = choose_samples(annotations, args.samples, args.seed)
+    draw_samples(output / "samples.jpg", dataset, MetadataCatalog.get(args.dataset), samples)
     print(f"Statistics, plots and samples are in {output}")
     return int(any(CONTRADICTED in check.verdict for check in checks))
 
 
-def columns_of(dataset: FashionDataset | Sequence[dict], schema: KeypointSchema) -> AnnotationTable:
-    """The columns that a dataset is made of; plain dataset dicts are turned into columns.
-
-    Raises:
-        ValueError: dicts without a size or a class, or that do not fit the schema or one another.
-    """
-    if isinstance(dataset, FashionDataset):
-        return dataset.annotations
-    photos = []
-    for number, record in enumerate(dataset):
-        try:
-            photos.append(_photo(number, record, schema))
-        except KeyError as error:
-            raise ValueError(f"photo {number} of the list, {record.get('file_name')}: no {error}") from error
-    return AnnotationTable.from_photos(photos, schema)
-
-
-def _photo(number: int, record: dict, schema: KeypointSchema) -> Photo:
-    garments = [_garment(annotation, schema) for annotation in record.get("annotations", ())]
-    attributes = {key: value for key, value in record.items() if key not in PHOTO_KEYS}
-    return Photo(record["file_name"], number, record["width"], record["height"], garments, attributes)
-
-
-def _garment(annotation: dict, schema: KeypointSchema) -> Garment:
-    index = annotation["category_id"]
-    absent = np.zeros(3 * schema.num_class_keypoints(index))
-    return Garment(
-        index,
-        np.array(BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)),
-        np.reshape(annotation.get("keypoints", absent), (-1, 3)),
-        attributes={key: value for key, value in annotation.items() if key not in GARMENT_KEYS},
-    )
-
-
 def count(annotations: AnnotationTable, cfg: CfgNode) -> dict[str, list[Row]]:
-    """All tables by title."""
+    """Return all tables by title; the levels are those of training's own assignment."""
     boxes = resized_boxes(annotations, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     low, high = PYRAMID
     names = [f"below p{low}", *(f"p{level}" for level in range(low, high + 1)), f"above p{high}"]
@@ -148,8 +119,8 @@ def count(annotations: AnnotationTable, cfg: CfgNode) -> dict[str, list[Row]]:
         "levels": statistics.levels(annotations, level, names),
     }
     if cfg.MODEL.BACKBONE.NAME.endswith("lean_fpn_backbone"):  # whose garments have a level each
-        own = [int(name.removeprefix("p")) for name in cfg.MODEL.FPN.OUT_FEATURES]
-        level = assigned_levels(boxes, own[0], own[-1]) - own[0]
+        config_levels = [int(name.removeprefix("p")) for name in cfg.MODEL.FPN.OUT_FEATURES]
+        level = assigned_levels(boxes, config_levels[0], config_levels[-1]) - config_levels[0]
         tables["levels of the config"] = statistics.levels(annotations, level, cfg.MODEL.FPN.OUT_FEATURES)
     return tables | {
         "attributes": statistics.attributes(annotations),
@@ -158,26 +129,35 @@ def count(annotations: AnnotationTable, cfg: CfgNode) -> dict[str, list[Row]]:
 
 
 def resized_boxes(annotations: AnnotationTable, short_side: int, long_side: int) -> np.ndarray:
-    """float32 (G, 4): the boxes in photos resized to these sides, in pixels, as for testing."""
-    old = np.column_stack([annotations.height, annotations.width])
-    unique, photo = np.unique(old, axis=0, return_inverse=True)
-    new = [ResizeShortestEdge.get_output_shape(*shape, short_side, long_side) for shape in unique.tolist()]
-    scale = (np.reshape(new, (-1, 2)) / unique)[photo.reshape(-1), ::-1]  # x, y
-    scale = np.repeat(scale, np.diff(annotations.garment_offsets), axis=0)
-    return (annotations.box * np.tile(scale, 2)).astype(np.float32)
+    """Return the boxes in photos resized to these sides, in pixels, as for testing: float32 (G, 4)."""
+    sizes = np.column_stack([annotations.height, annotations.width])
+    unique, size_index = np.unique(sizes, axis=0, return_inverse=True)
+    resized = [ResizeShortestEdge.get_output_shape(*size, short_side, long_side) for size in unique.tolist()]
+    ratio = (np.reshape(resized, (-1, 2)) / unique)[:, ::-1]  # of each size: x, y
+    image_ratio = ratio[size_index.reshape(-1)]  # (N, 2)
+    garment_ratio = np.repeat(image_ratio, np.diff(annotations.garment_offsets), axis=0)  # (G, 2)
+    return (annotations.box * np.tile(garment_ratio, 2)).astype(np.float32)
 
 
 def assigned_levels(boxes: np.ndarray, lowest: int, highest: int) -> np.ndarray:
-    """int64 (G,): the pyramid level, lowest..highest, whose cells answer for each box (G, 4).
+    """Return the pyramid level that training assigns each box to, by its own function.
 
-    Training's own assignment is asked: of a cell of each level at the box's centre, which is positive?
+    Of one location of each level at the box's centre, the positive one is on that level.
+
+    Args:
+        boxes: float32 (G, 4), x1 y1 x2 y2 in pixels.
+        lowest: the first of the levels.
+        highest: the last of them.
+
+    Returns:
+        int64 (G,), lowest..highest.
     """
     strides = 2.0 ** torch.arange(lowest, highest + 1)
     valid = torch.ones(len(strides), dtype=torch.bool)
 
     def assign(box: torch.Tensor) -> torch.Tensor:
-        cells = ((box[:2] + box[2:]) / 2).expand(len(strides), 2)
-        return assign_by_center(box[None], cells, strides, valid, num_positives=1)
+        locations = ((box[:2] + box[2:]) / 2).expand(len(strides), 2)
+        return assign_by_center(box[None], locations, strides, valid, num_positives=1)
 
     if len(boxes) == 0:
         return np.zeros(0, dtype=np.int64)
@@ -192,25 +172,26 @@ def print_all(
     checks: list[FlipCheck],
     schema: KeypointSchema,
 ) -> None:
+    """Print all tables, and each landmark whose partner in the flip map is contradicted."""
     print(name)
     print(tabulate([[what, f"{number:,}"] for what, number in overview.items()], colalign=("left", "right")))
     for title, rows in tables.items():
         digits = ".4g" if title == "sizes" else ".3f"
         print(f"\n{title}\n" + tabulate(rows, headers="keys", intfmt=",", floatfmt=digits, missingval="-"))
-    rows = [
-        {"class": schema.class_names[check.category_id]}
-        | {verdict: Counter(check.verdict)[verdict] for verdict in (AGREES, CONTRADICTED, TOO_CLOSE, TOO_FEW)}
-        for check in checks
-    ]
+    verdicts = []
+    for check in checks:
+        counts = Counter(check.verdict)
+        row = {verdict: counts[verdict] for verdict in (AGREES, CONTRADICTED, TOO_CLOSE, TOO_FEW)}
+        verdicts.append({"class": schema.class_names[check.category_id], **row})
     print("\nflip map: landmarks whose partners agree with the places of mirrored frontal garments")
-    print(tabulate(rows, headers="keys"))
+    print(tabulate(verdicts, headers="keys"))
     for row in flip_rows(checks, schema):
         if row["verdict"] == CONTRADICTED:
             print("{class}: {landmark} is paired with {partner}, {better partner} fits better".format(**row))
 
 
 def flip_rows(checks: list[FlipCheck], schema: KeypointSchema) -> list[Row]:
-    """A row for each landmark, named with its number in the class from 1; lengths are of the box, 0..1."""
+    """Return a row for each landmark, named with its number in the class from 1; lengths in boxes, 0..1."""
 
     def length(value: float) -> float | None:
         return float(value) if np.isfinite(value) else None
@@ -239,6 +220,7 @@ def flip_rows(checks: list[FlipCheck], schema: KeypointSchema) -> list[Row]:
 def write_plots(
     output: Path, annotations: AnnotationTable, tables: dict[str, list[Row]], checks: list[FlipCheck]
 ) -> None:
+    """Write the tables as PNG files."""
     figures: dict[str, Figure] = {
         "garments": plots.garments_figure(tables["classes"], tables["garments per photo"]),
         "boxes": plots.boxes_figure(annotations),
@@ -254,12 +236,15 @@ def write_plots(
 
 
 def choose_samples(annotations: AnnotationTable, per_class: int, seed: int) -> list[tuple[int, str]]:
-    """(photo, class's name), at random: so many photos of each class, or all, no photo twice."""
+    """Choose photos at random: so many of each class, or all, no photo twice.
+
+    Returns:
+        (photo's row, class's name) of each.
+    """
     rng = np.random.default_rng(seed)
-    photo = np.repeat(np.arange(len(annotations)), np.diff(annotations.garment_offsets))
     chosen: dict[int, str] = {}
     for index, name in enumerate(annotations.schema.class_names):
-        left = np.setdiff1d(photo[annotations.category_id == index], list(chosen))
+        left = np.setdiff1d(annotations.garment_image[annotations.category_id == index], list(chosen))
         chosen |= dict.fromkeys(rng.permutation(left)[:per_class].tolist(), name)
     return list(chosen.items())
 
@@ -267,20 +252,16 @@ def choose_samples(annotations: AnnotationTable, per_class: int, seed: int) -> l
 def draw_samples(
     path: Path, dataset: Sequence[dict], metadata: Metadata, chosen: list[tuple[int, str]]
 ) -> None:
-    """Write the drawn photos on one page; what cannot be read is told and left out."""
-    cells = []
+    """Write the drawn photos on one page; those that cannot be read are reported and left out."""
+    figures = []
     for index, title in chosen:
         record = dataset[index]
         try:
-            photo = read_image(record["file_name"], "RGB")
+            image = read_image(record["file_name"], "RGB")
         except RuntimeError as error:
             print(f"sample left out: {error}", file=sys.stderr)
             continue
-        drawn = FashionVisualizer(photo, metadata).draw_dataset_dict(record).get_image()[:, :, ::-1]
-        cells.append(fit(titled(drawn, f"{title}: {Path(record['file_name']).name}"), SHEET_CELL))
-    if cells:
-        write_jpeg(path, grid(cells, SHEET_COLUMNS))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        drawn = FashionVisualizer(image, metadata).draw_dataset_dict(record).get_image()[:, :, ::-1]
+        figures.append(fit(titled(drawn, f"{title}: {Path(record['file_name']).name}"), SHEET_CELL))
+    if figures:
+        write_jpeg(path, grid(figures, SHEET_COLUMNS))

@@ -1,30 +1,11 @@
-#!/usr/bin/env python
-r"""Evaluate stored predictions again, without the model.
-
-    python tools/evaluate_predictions.py --dataset deepfashion2_val --subsets --errors \
-        --predictions output/kgdet_R50/inference/deepfashion2_val/predictions.npz --output output/evaluation
-
-``train_net.py --eval-only`` leaves the predictions in OUTPUT_DIR/inference. Always printed are box AP,
-landmark AP (visible and occluded landmarks; visible ones only), both by class, with the dataset's own OKS
-sigmas, and the landmarks' normalised error (NE) and PCK; of a model of boxes alone, box AP. Further:
-
-    --subsets             AP by scale, occlusion, zoom_in, viewpoint, source (DeepFashion2) and
-                          variation_type (FLD), whichever the dataset has, or by the attributes named;
-                          DeepFashion2's fourteen values take some six times as long as AP itself
-    --errors              TIDE's errors, confusion between classes, garments that were missed
-    --output DIR          evaluation.md and evaluation.json, figures, and with --errors errors.csv, a line for
-                          each wrong detection and each garment that was missed
-    --export-coco PATH    the detections as official COCO results, some 5 KB each
-"""
+"""The command ``kgdet evaluate``: scores of stored predictions, without the model."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog
 
-import kgdet_d2  # noqa: F401, registers the datasets
+import kgdet_d2.data  # noqa: F401, registers the datasets
 from kgdet_d2.evaluation import AnnotationTable, load_ground_truth, plots
 from kgdet_d2.evaluation.average_precision import AveragePrecision, average_precisions
 from kgdet_d2.evaluation.by_attribute import attribute_values, subset_scores
@@ -39,8 +20,27 @@ from kgdet_d2.evaluation.report import (
 )
 from kgdet_d2.evaluation.tide import DetectionErrors, find_errors
 from kgdet_d2.structures.predictions import Predictions
+from kgdet_d2.utils.catalog import schema_of_dataset
+from kgdet_d2.utils.command import command_parser
 from kgdet_d2.utils.io import atomic_write, write_json_array
 
+DESCRIPTION = """Evaluate stored predictions again, without the model.
+
+    kgdet evaluate --dataset deepfashion2_val --subsets --errors --output output/evaluation \\
+        --predictions output/kgdet_R50/inference/deepfashion2_val/predictions.npz
+
+"kgdet train --eval-only" leaves the predictions in OUTPUT_DIR/inference. Always printed are box AP, landmark
+AP (visible and occluded landmarks; visible ones only), both by class, with the dataset's own OKS sigmas, and
+the landmarks' normalised error (NE) and PCK; of a model of boxes alone, box AP. Further:
+
+    --subsets             AP by scale, occlusion, zoom_in, viewpoint, source (DeepFashion2) and
+                          variation_type (FLD), whichever the dataset has, or by the attributes named;
+                          DeepFashion2's fourteen values take some six times as long as AP itself
+    --errors              TIDE's errors, confusion between classes, garments that were missed
+    --output DIR          evaluation.md and evaluation.json, figures, and with --errors errors.csv, a line for
+                          each wrong detection and each garment that was missed
+    --export-coco PATH    the detections as official COCO results, some 5 KB each
+"""
 PANELS = {
     "bbox": "Boxes, IoU 0.5",
     "keypoints": "Landmarks, OKS 0.5",
@@ -48,10 +48,9 @@ PANELS = {
 }
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``kgdet evaluate``."""
+    parser = command_parser(DESCRIPTION)
     parser.add_argument("--predictions", required=True, type=Path, metavar="NPZ")
     parser.add_argument("--dataset", required=True, metavar="NAME", help="the registered one they are of")
     parser.add_argument("--subsets", nargs="*", metavar="ATTRIBUTE", help="AP by attributes")
@@ -65,11 +64,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="write tables and figures there")
     parser.add_argument("--export-coco", type=Path, metavar="PATH", help="write COCO results there")
-    return parser.parse_args(arguments)
+    return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    args = parse_arguments(arguments)
+def run(args: argparse.Namespace) -> None:
+    """Print the scores, and write what else is asked for.
+
+    Raises:
+        ValueError, FileNotFoundError: see :func:`load`; or an attribute that the dataset lacks.
+    """
     truth, predictions = load(args.dataset, args.predictions)
     subsets = None if args.subsets is None else attribute_values(truth, args.subsets or None)
     curves = {task: whole for task, (whole,) in average_precisions(truth, predictions).items()}
@@ -101,15 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def load(dataset: str, path: Path) -> tuple[AnnotationTable, Predictions]:
-    """Ground truth of a registered dataset, and predictions on its photos.
+    """Load the ground truth of a registered dataset, and predictions on its photos.
 
     Raises:
         FileNotFoundError: there is no such predictions file.
         ValueError: the dataset is not registered or has no schema, the predictions are damaged or of another
             schema, or they are of a photo that the dataset does not have.
     """
-    if dataset not in DatasetCatalog:
-        raise ValueError(f"dataset {dataset!r}: expected one of {sorted(DatasetCatalog.list())}")
+    schema_of_dataset(dataset)  # names similar datasets where there is none of this name
     truth = load_ground_truth(dataset)
     predictions = Predictions.load(path, truth.schema)
     unknown = np.setdiff1d(predictions.image_id, truth.image_id)
@@ -122,6 +124,7 @@ def load(dataset: str, path: Path) -> tuple[AnnotationTable, Predictions]:
 
 
 def counts(truth: AnnotationTable, predictions: Predictions) -> dict:
+    """Count photos, detections, and garments by class."""
     names = truth.schema.class_names
     garments = np.bincount(truth.category_id[~truth.iscrowd], minlength=len(names))
     return {
@@ -133,6 +136,7 @@ def counts(truth: AnnotationTable, predictions: Predictions) -> dict:
 
 
 def write_report(folder: Path, report: dict, curves: dict[str, AveragePrecision]) -> None:
+    """Write ``evaluation.md``, ``evaluation.json`` and figures."""
     for name, content in {"md": markdown(report).encode(), "json": report_json(report)}.items():
         with atomic_write(folder / f"evaluation.{name}") as file:
             file.write(content)
@@ -144,13 +148,9 @@ def write_report(folder: Path, report: dict, curves: dict[str, AveragePrecision]
 
 
 def write_errors(folder: Path, report: dict, errors: DetectionErrors) -> None:
-    """Figures, and ``errors.csv``."""
+    """Write figures, and ``errors.csv``."""
     threshold = report["score_threshold"]
     plots.save_png(plots.errors_figure(report["kinds"], report["AP50"]), folder / "errors.png")
     plots.save_png(plots.confusion_figure(report["confusion"], threshold), folder / "confusion.png")
     with atomic_write(folder / "errors.csv") as file:
         file.writelines(errors_csv(errors, score_threshold=threshold))
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,6 @@ from kgdet_d2.data import (
     ImagePairs,
     build_pair_train_loader,
     build_train_loader,
-    check_registered,
 )
 from kgdet_d2.engine.hooks import check_losses
 from kgdet_d2.engine.optimizer import build_optimizer
@@ -30,6 +29,7 @@ from kgdet_d2.engine.summary import log_retrieval, log_summary
 from kgdet_d2.evaluation import FashionEvaluator, RetrievalEvaluator
 from kgdet_d2.modeling import optimize_for_inference
 from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN
+from kgdet_d2.utils.catalog import schema_of_dataset
 
 DESCRIPTION = """Train a model, or evaluate one with --eval-only.
 
@@ -190,7 +190,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise RuntimeError("no CUDA device was found; train on the CPU with --num-gpus 0")
     check_weights(cfg, required=args.eval_only)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        check_registered(name)
+        schema_of_dataset(name)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="kgdet_d2")
     return cfg

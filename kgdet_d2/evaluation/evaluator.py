@@ -148,7 +148,7 @@ class FashionEvaluator(DatasetEvaluator):
                 *(self.dataset_name, missing, len(truth)),
             )
         if self.output_dir:
-            self._save(predictions)
+            self._save(predictions, self.output_dir)
         curves = average_precisions(
             truth,
             predictions,
@@ -160,10 +160,10 @@ class FashionEvaluator(DatasetEvaluator):
         log_scores(results, truth)
         return results
 
-    def _save(self, predictions: Predictions) -> None:
-        predictions.save(os.path.join(self.output_dir, "predictions.npz"))
+    def _save(self, predictions: Predictions, folder: str) -> None:
+        predictions.save(os.path.join(folder, "predictions.npz"))
         if self.save_coco_results:
-            with atomic_write(os.path.join(self.output_dir, "coco_instances_results.json")) as file:
+            with atomic_write(os.path.join(folder, "coco_instances_results.json")) as file:
                 write_json_array(file, predictions.coco_results())
 
 
@@ -174,14 +174,9 @@ def log_scores(results: Mapping[str, Mapping[str, float]], ground_truth: Annotat
         logger.info("Evaluation results for %s:\n%s", task, create_small_table(overall))
     names = ground_truth.schema.class_names
     counts = np.bincount(ground_truth.category_id, minlength=len(names)).tolist()
-    rows = [
-        [name, count, *(scores[f"AP-{name}"] for scores in results.values())]
-        for name, count in zip(names, counts, strict=True)
-    ]
-    table = tabulate(
-        rows, headers=["category", "garments", *(f"{task} AP" for task in results)], **_TABLE_STYLE
-    )
+    rows = []
+    for name, count in zip(names, counts, strict=True):
+        rows.append([name, count, *(scores[f"AP-{name}"] for scores in results.values())])
+    headers = ["category", "garments", *(f"{task} AP" for task in results)]
+    table = tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f", numalign="left")
     logger.info("Per-category AP:\n%s", table)
-
-
-_TABLE_STYLE = {"tablefmt": "pipe", "floatfmt": ".3f", "numalign": "left"}

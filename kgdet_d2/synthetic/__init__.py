@@ -1,6 +1,6 @@
 """Drawn photos of clothed people, annotated as DeepFashion2 is: a sample to learn on without the data set."""
 
-from kgdet_d2.synthetic.photo import SPLITS, Photo, generate_photo
+from kgdet_d2.synthetic.generate import SPLITS, Photo, generate_photo
 
 GENERATOR_VERSION = 1  # raised whenever the same arguments give other photos
 

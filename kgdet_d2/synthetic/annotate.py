@@ -1,16 +1,19 @@
-"""DeepFashion2's annotation of one garment, decided from what was really painted."""
+"""DeepFashion2's annotation: decided from what was really painted, and drawn."""
 
 import cv2
 import numpy as np
 
-from kgdet_d2.synthetic.camera import Camera
-from kgdet_d2.synthetic.canvas import Canvas
-from kgdet_d2.synthetic.garment import Garment
+from kgdet_d2.schema import DEEPFASHION2
+from kgdet_d2.synthetic.canvas import Camera, Canvas
+from kgdet_d2.synthetic.garments import Garment
 
 _REACH = 2  # pixels around a landmark that decide whether it is seen
 _SEEN = 0.4  # of the cloth that was painted there,
 _SEEN_PIXELS = 3  # and not less than this
 _TOLERANCE = 0.7  # pixels that a polygon may be off the region's edge
+
+_COLOURS = ((60, 220, 60), (40, 160, 255), (255, 120, 40))  # BGR of the first, second, third garment
+_COVERED = (40, 40, 230)
 
 
 def _seen(garment: Garment, canvas: Canvas, xy: np.ndarray) -> np.ndarray:
@@ -90,3 +93,45 @@ def annotate(garment: Garment, canvas: Canvas, camera: Camera, *, viewpoint: int
         "occlusion": _grade(float((labelled[:, 2] == 1).mean()), 0.2, 0.5),
         "category_name": garment.design.name,
     }
+
+
+def draw_annotation(image: np.ndarray, annotation: dict, *, side: int) -> np.ndarray:
+    """Draw a photo's annotation on the photo, enlarged to fit a square of white paper.
+
+    Box, class and edges have the garment's colour; visible landmarks are white, covered ones red.
+
+    Args:
+        image: uint8 (H, W, 3) BGR.
+        annotation: DeepFashion2's JSON as a dict.
+        side: pixels of the square.
+
+    Returns:
+        uint8 (side, side, 3) BGR.
+    """
+    scale = side / max(image.shape[:2])
+    page = np.full((side, side, 3), 255, dtype=np.uint8)
+    enlarged = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    items = [item for key, item in annotation.items() if key.startswith("item")]
+    for item, colour in zip(items, _COLOURS, strict=False):  # an outfit has three garments at most
+        _draw_item(enlarged, item, colour, scale)
+    page[: enlarged.shape[0], : enlarged.shape[1]] = enlarged
+    return page
+
+
+def _draw_item(image: np.ndarray, item: dict, colour: tuple[int, int, int], scale: float) -> None:
+    """Draw one garment's annotation in place; ``scale`` pixels of the image are one of the photo."""
+    x1, y1, x2, y2 = (round(scale * value) for value in item["bounding_box"])
+    cv2.rectangle(image, (x1, y1), (x2 - 1, y2 - 1), colour, 1)
+    keypoints = np.array(item["landmarks"]).reshape(-1, 3)
+    pixels = [(int(x), int(y)) for x, y in np.round(scale * keypoints[:, :2])]
+    visibility = keypoints[:, 2]
+    for start, end in DEEPFASHION2.skeleton[item["category_id"] - 1]:
+        if visibility[start] and visibility[end]:
+            cv2.line(image, pixels[start], pixels[end], colour, 1, cv2.LINE_AA)
+    for pixel, v in zip(pixels, visibility, strict=True):
+        if v:
+            cv2.circle(image, pixel, 2, (255, 255, 255) if v == 2 else _COVERED, -1, cv2.LINE_AA)
+    # The class's name in the garment's colour, on a broader black copy of itself.
+    name, baseline = item["category_name"], (x1 + 2, y1 + 10)
+    for thickness, ink in ((3, (0, 0, 0)), (1, colour)):
+        cv2.putText(image, name, baseline, cv2.FONT_HERSHEY_SIMPLEX, 0.36, ink, thickness, cv2.LINE_AA)

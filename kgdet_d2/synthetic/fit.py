@@ -6,10 +6,9 @@ landmarks there are a few auxiliary points that outlines need: ``armhole_*``, ``
 
 import numpy as np
 
-from kgdet_d2.synthetic.body import ARMPIT, CROTCH, HIP, SHOULDER, SIDES, Body, Limb
-from kgdet_d2.synthetic.design import Design
+from kgdet_d2.synthetic.figure import ARMPIT, CROTCH, HIP, SHOULDER, SIDES, Body, Limb
+from kgdet_d2.synthetic.garments import Design, Points
 
-Points = dict[str, np.ndarray]
 _SIDE_NAMES = {-1: "left", 1: "right"}
 _FRONT, _BACK = 0.28, -0.2  # depth of the body's middle line
 

@@ -1,4 +1,4 @@
-"""What a figure was measured with: the state of the code, versions, hardware."""
+"""The environment of a measurement: the state of the code, versions, hardware."""
 
 import os
 import platform
@@ -14,15 +14,21 @@ PACKAGES = ("torchvision", "detectron2", "numpy", "pycocotools")
 
 
 def measured_with(device: str) -> dict:
-    """``{"hardware", "commit", "versions"}``, as a report has them."""
+    """Return ``{"hardware", "commit", "versions"}`` for a report.
+
+    Args:
+        device: "cpu" or "cuda", with or without an index.
+    """
     return {"hardware": hardware(device), "commit": commit(), "versions": versions()}
 
 
 def commit() -> str:
-    """The checkout's commit, with "-dirty" after it where tracked files have changed since.
+    """Return the checkout's commit, with "-dirty" after it where tracked files have changed since.
 
     "unknown" outside a git checkout.
     """
+    if not (ROOT / ".git").exists():  # installed, perhaps into an environment inside another checkout
+        return "unknown"
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=10"],
         cwd=ROOT,
@@ -33,13 +39,18 @@ def commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that results depend on."""
-    own = {"python": platform.python_version(), "torch": torch.__version__}  # this names the CUDA build, too
-    return own | {name: version(name) for name in PACKAGES}
+    """Return the versions of Python and of the packages that results depend on."""
+    # torch.__version__ names the CUDA build, too.
+    python_and_torch = {"python": platform.python_version(), "torch": torch.__version__}
+    return python_and_torch | {name: version(name) for name in PACKAGES}
 
 
 def hardware(device: str) -> str:
-    """The GPU's name, or the processor's with the number of its threads that may be used."""
+    """Return the GPU's name, or the processor's with the number of its threads that may be used.
+
+    Args:
+        device: "cpu" or "cuda", with or without an index.
+    """
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
     information = Path("/proc/cpuinfo")

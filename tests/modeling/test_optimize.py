@@ -13,7 +13,7 @@ from kgdet_d2.config import load_config
 from kgdet_d2.modeling import optimize as inference_mode
 from kgdet_d2.modeling import optimize_for_inference
 from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN
-from tests.modeling.test_kgdet import photo
+from tests.helpers.images import image_input
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 FROZEN = ["MODEL.RESNETS.NORM", "FrozenBN"]
@@ -64,7 +64,7 @@ def make_model(cfg):
 
 def detect(model):
     torch.manual_seed(0)
-    photos = [photo(*arguments) for arguments in PHOTOS]
+    photos = [image_input(*arguments) for arguments in PHOTOS]
     with torch.no_grad():
         found = [output["instances"].get_fields() for output in model(photos)]
     return [{name: getattr(value, "tensor", value) for name, value in fields.items()} for fields in found]
@@ -165,7 +165,7 @@ def test_compiled_once_for_photos_of_all_sizes(name):
     model = optimize_for_inference(model, cfg)
     assert_same_detections(detect(model), expected, rtol=1e-3, atol=1e-2)
     with torch.no_grad(), torch.compiler.set_stance("fail_on_recompile"):
-        model([photo(128, 96), photo(160, 256), photo(128, 128)])
+        model([image_input(128, 96), image_input(160, 256), image_input(128, 128)])
 
 
 LARGE_TENSOR = """
@@ -219,7 +219,7 @@ def test_training_is_refused():
     with pytest.raises(ValueError, match="expected a model in evaluation mode, got one in training mode"):
         optimize_for_inference(make_model(cfg).train(), cfg)
     model = optimize_for_inference(make_model(cfg), cfg).train()
-    losses = model([photo(*PHOTOS[0])])
+    losses = model([image_input(*PHOTOS[0])])
     with pytest.raises(RuntimeError, match="does not require grad"):
         sum(losses.values()).backward()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from convert_official_weights import from_release, model_shapes
+from kgdet_d2.checkpoint.convert import from_release, model_shapes
 from kgdet_d2.checkpoint.mmdet import mmdet_key_map
 from kgdet_d2.config import load_config
 from kgdet_d2.geometry.points import make_locations

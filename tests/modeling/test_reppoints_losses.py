@@ -1,3 +1,5 @@
+"""RepPoints' criterion against plain loops, and the assignment of its stages."""
+
 from dataclasses import replace
 
 import pytest
@@ -6,7 +8,7 @@ import torch
 from kgdet_d2.geometry.points import boxes_to_pixels, make_locations
 from kgdet_d2.modeling.assigners import assign_by_center, assign_by_iou
 from kgdet_d2.modeling.losses import RepPointsCriterion
-from tests.modeling.test_losses import (
+from tests.helpers.losses import (
     SIZES,
     STRIDES,
     garments,
@@ -79,15 +81,15 @@ def test_the_first_stage_is_assigned_by_place_and_every_other_by_the_boxes_befor
         boxes = gt[image].gt_boxes.tensor
         valid = (cells[:, 0] < width) & (cells[:, 1] < height)
         by_place = assign_by_center(boxes, cells, strides, valid, 1)
-        assert torch.equal(targets[0].matched[image], by_place)
+        assert torch.equal(targets[0].matched_idxs[image], by_place)
         for before, after in zip(stages, targets[1:], strict=False):
             maps = torch.cat([level[image].flatten(1).T for level in before.boxes])
             proposals = boxes_to_pixels(maps, cells, strides)
             expected = assign_by_iou(boxes, proposals, valid, background_iou=0.2, positive_iou=0.3)
-            assert torch.equal(after.matched[image], expected)
+            assert torch.equal(after.matched_idxs[image], expected)
             assert len(boxes) == 0 or {-1, -2, 0, 1} <= set(expected.tolist())
     assert [each.normalizer for each in targets] == [
-        sum(max(int((row >= 0).sum()), 1) for row in each.matched) for each in targets
+        sum(max(int((row >= 0).sum()), 1) for row in each.matched_idxs) for each in targets
     ]
 
 

@@ -9,14 +9,10 @@ import pytest
 from kgdet_d2.schema import DEEPFASHION2
 from kgdet_d2.synthetic import SPLITS, generate_photo
 from kgdet_d2.synthetic.annotate import annotate
-from kgdet_d2.synthetic.body import random_body
-from kgdet_d2.synthetic.camera import random_camera
-from kgdet_d2.synthetic.canvas import Canvas
-from kgdet_d2.synthetic.curves import smooth_outline
-from kgdet_d2.synthetic.design import random_design
+from kgdet_d2.synthetic.canvas import Canvas, Layer, random_camera, smooth_outline
+from kgdet_d2.synthetic.figure import random_body
 from kgdet_d2.synthetic.fit import fit
-from kgdet_d2.synthetic.garment import Garment
-from kgdet_d2.synthetic.pieces import Layer, pieces_of
+from kgdet_d2.synthetic.garments import Garment, pieces_of, random_design
 from kgdet_d2.synthetic.render import paint_piece
 
 ROOT = Path(__file__).parents[2]

@@ -17,11 +17,11 @@ from kgdet_d2.data.inspect.flip_check import (
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
 from kgdet_d2.schema import FLD
 from kgdet_d2.structures.annotations import AnnotationTable, Garment, Photo
-from kgdet_d2.synthetic.body import random_body
-from kgdet_d2.synthetic.camera import random_camera
-from kgdet_d2.synthetic.design import random_design
+from kgdet_d2.synthetic.canvas import random_camera
+from kgdet_d2.synthetic.figure import random_body
 from kgdet_d2.synthetic.fit import fit
-from kgdet_d2.synthetic.garment import Garment as DrawnGarment
+from kgdet_d2.synthetic.garments import Garment as DrawnGarment
+from kgdet_d2.synthetic.garments import random_design
 
 COUNT = 150  # garments of each class
 CLASSES = range(SCHEMA.num_classes)

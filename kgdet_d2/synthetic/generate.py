@@ -7,18 +7,12 @@ from operator import itemgetter
 import numpy as np
 
 from kgdet_d2.synthetic.annotate import annotate
-from kgdet_d2.synthetic.backdrop import backdrop, develop
-from kgdet_d2.synthetic.body import Body, random_body
-from kgdet_d2.synthetic.camera import Camera, random_camera
-from kgdet_d2.synthetic.canvas import Canvas
+from kgdet_d2.synthetic.canvas import Camera, Canvas, Layer, Shape, ellipse, random_camera
 from kgdet_d2.synthetic.cloth import random_colour
-from kgdet_d2.synthetic.design import Design, random_design
+from kgdet_d2.synthetic.figure import Body, person, random_body
 from kgdet_d2.synthetic.fit import fit
-from kgdet_d2.synthetic.garment import Garment
-from kgdet_d2.synthetic.outfit import dressed, leading_category
-from kgdet_d2.synthetic.person import Shape, ellipse, person
-from kgdet_d2.synthetic.pieces import Layer, pieces_of
-from kgdet_d2.synthetic.render import paint_piece, paint_shape
+from kgdet_d2.synthetic.garments import Design, Garment, dressed, leading_category, pieces_of, random_design
+from kgdet_d2.synthetic.render import backdrop, develop, paint_piece, paint_shape
 
 SPLITS = ("train", "validation")
 _ATTEMPTS = 100

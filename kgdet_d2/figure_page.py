@@ -1,0 +1,97 @@
+"""Pages of figures: pictures with titles, laid out in a grid and written as JPEG.
+
+All pictures are uint8 (height, width, 3), BGR as OpenCV writes them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from kgdet_d2.utils.io import atomic_write
+
+WHITE = (255, 255, 255)
+
+
+def titled(image: np.ndarray, title: str) -> np.ndarray:
+    """Put a white bar with a title above a picture.
+
+    Args:
+        image: (height, width, 3).
+        title: one line of text; what is wider than the picture is cut off.
+
+    Returns:
+        (bar + height, width, 3); the bar's height is a twentieth of the width, and 24 pixels at least.
+    """
+    bar_height = max(24, image.shape[1] // 20)
+    bar = np.full((bar_height, image.shape[1], 3), 255, np.uint8)
+    baseline = (bar_height // 3, round(0.72 * bar_height))
+    cv2.putText(bar, title, baseline, cv2.FONT_HERSHEY_SIMPLEX, bar_height / 44, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([bar, image])
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale a picture to fit into a cell of a page, centred on white.
+
+    Args:
+        image: (height, width, 3).
+        size: (width, height) of the cell.
+
+    Returns:
+        the cell, (size[1], size[0], 3).
+    """
+    scale = min(size[0] / image.shape[1], size[1] / image.shape[0])
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    top, left = (size[1] - image.shape[0]) // 2, (size[0] - image.shape[1]) // 2
+    bottom, right = size[1] - image.shape[0] - top, size[0] - image.shape[1] - left
+    return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=WHITE)
+
+
+def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Lay pictures out row by row.
+
+    Args:
+        images: one or more, all of one shape (height, width, 3).
+        columns: pictures in a row; a page of fewer pictures is narrower.
+
+    Returns:
+        (rows * height, columns * width, 3); the last row is filled up with white.
+    """
+    columns = min(columns, len(images))
+    missing = -len(images) % columns
+    cells = [*images, *[np.full_like(images[0], 255)] * missing]
+    rows = [np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)]
+    return np.vstack(rows)
+
+
+def encode_jpeg(image: np.ndarray, *, quality: int = 90) -> bytes:
+    """Return a picture as the content of a JPEG file.
+
+    Args:
+        image: (height, width, 3).
+        quality: 0..100.
+
+    Raises:
+        RuntimeError: OpenCV cannot encode the picture.
+    """
+    encoded, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not encoded:
+        raise RuntimeError(f"OpenCV could not encode an image of shape {image.shape} as JPEG")
+    return content.tobytes()
+
+
+def write_jpeg(path: str | Path, image: np.ndarray, *, quality: int = 90) -> None:
+    """Write a picture as a whole JPEG file.
+
+    Args:
+        path: the file; its folder is made where there is none.
+        image: (height, width, 3).
+        quality: 0..100.
+
+    Raises:
+        RuntimeError: OpenCV cannot encode the picture.
+    """
+    content = encode_jpeg(image, quality=quality)
+    with atomic_write(path) as file:
+        file.write(content)
