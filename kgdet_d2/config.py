@@ -40,6 +40,7 @@ def _add_head_keys(cfg: CfgNode) -> None:
     cfg.MODEL.KGDET = CfgNode()
     kgdet = cfg.MODEL.KGDET
     # C, garment classes (without background), and K, landmark slots of all classes together.
+    kgdet.SCHEMA = "deepfashion2"
     kgdet.NUM_CLASSES = 13
     kgdet.NUM_KEYPOINTS = 294
     # T, stages of the cascade, the first one included.

@@ -10,9 +10,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from kgdet_d2.config import load_config
-from kgdet_d2.modeling import optimize as inference_mode
-from kgdet_d2.modeling import optimize_for_inference
-from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN
+from kgdet_d2.modeling import GTBoxMatchRCNN, optimize, optimize_for_inference
 from tests.helpers.images import image_input
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
@@ -107,7 +105,7 @@ def test_maps_with_folded_BatchNorms():
 
 def test_a_BatchNorm_without_statistics_stays():
     layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()).eval()
-    inference_mode.fuse_batch_norms(layers)
+    optimize.fuse_batch_norms(layers)
     assert len(batch_norms(layers)) == 1
 
 
@@ -170,13 +168,13 @@ def test_compiled_once_for_photos_of_all_sizes(name):
 
 LARGE_TENSOR = """
 import sys, torch
-from kgdet_d2.modeling.optimize import keep_memory
+from kgdet_d2.modeling.optimize import disable_malloc_trim
 
 def resident_megabytes():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
 
 if sys.argv[1] == "keep":
-    keep_memory()
+    disable_malloc_trim()
 before = resident_megabytes()
 torch.ones(64, 2**20)
 print(resident_megabytes() - before)
@@ -196,7 +194,7 @@ def test_freed_memory_is_kept():
 
 
 def test_memory_kept_without_glibc_is_refused(monkeypatch):
-    monkeypatch.setattr(inference_mode.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(optimize.ctypes, "CDLL", lambda name: object())
     cfg = make_config("kgdet_tiny", KEEP_MEMORY=True)
     with pytest.raises(
         ValueError, match="KEEP_MEMORY: expected False where the C library is not glibc, got True"
@@ -231,5 +229,5 @@ def test_precisions_that_the_device_lacks_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old GPU")
     with pytest.raises(ValueError, match="expected 'float32' or 'float16' on an old GPU, got 'bfloat16'"):
-        inference_mode.check_precision("bfloat16", torch.device("cuda"))
-    inference_mode.check_precision("float16", torch.device("cuda"))
+        optimize.check_precision("bfloat16", torch.device("cuda"))
+    optimize.check_precision("float16", torch.device("cuda"))
