@@ -18,9 +18,9 @@ from kgdet_d2.geometry.points import make_locations
 from kgdet_d2.modeling import postprocessing as inference
 from tests.helpers.release_detections import check_detections, inclusive_nms
 from tests.helpers.release_heads import FIELDS, LOSSES, garments
-from tests.helpers.release_recordings import load, needs_full, weight
+from tests.helpers.release_recordings import FULL_MARKS, load, weight
 
-pytestmark = needs_full
+pytestmark = FULL_MARKS
 CONFIG = "configs/kgdet_R50.yaml"
 NAMES = mmdet_key_map(depth=50, columns=[9, 25, 49], num_stages=3)
 IMAGES = (0, 1)
@@ -28,7 +28,7 @@ IMAGES = (0, 1)
 
 @functools.cache
 def converted():
-    """What the tool makes of a released checkpoint with the recording's weights."""
+    """Convert a released checkpoint with the recording's weights by the tool."""
     shapes = model_shapes(CONFIG, {})
     state = {name: torch.from_numpy(weight(name, shapes.get(ours, ()))) for name, ours in NAMES.items()}
     checkpoint, changes = from_release({"state_dict": state}, CONFIG, {})
@@ -38,7 +38,7 @@ def converted():
 
 @functools.cache
 def run():
-    """The batch forward and backward through the full neck, once for all tests.
+    """Run the batch forward and backward through the full neck, once for all tests.
 
     In double precision: in single, a ReLU whose input is all but zero decides either way, and the gradients
     of the backbone wander by 2e-3. The recording itself is single precision.

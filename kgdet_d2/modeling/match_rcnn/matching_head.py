@@ -113,7 +113,7 @@ class MatchingHead(nn.Module):
     def losses(
         self, features: dict[str, Tensor], boxes: list[Boxes], items: Tensor, from_shop: Tensor
     ) -> dict[str, Tensor]:
-        """Compute the cross-entropy of match and no match, the mean over all pairs of a user and a shop garment.
+        """Compute the cross-entropy of match and no match, the mean over pairs of a user and a shop garment.
 
         Args:
             features: the pyramid.
