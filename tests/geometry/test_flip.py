@@ -1,3 +1,5 @@
+"""Mirrored maps, offsets and boxes against mirrors in pixels."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Locations, offsets, boxes and sampling positions by hand and by plain loops."""
+
 import torch
 
 from kgdet_d2.geometry.points import (

@@ -1,3 +1,5 @@
+"""Gathered deformable convolutions against torchvision's op and plain loops, in every precision."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""Assignment by centre and by IoU against plain loops, and at its edges."""
+
 import math
 
 import pytest
