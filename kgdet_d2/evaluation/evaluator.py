@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
@@ -14,6 +14,7 @@ from tabulate import tabulate
 from kgdet_d2.evaluation.average_precision import average_precisions
 from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
+from kgdet_d2.utils.catalog import schema_of_dataset
 from kgdet_d2.utils.io import atomic_write, write_json_array
 
 logger = logging.getLogger(__name__)
@@ -28,11 +29,9 @@ def load_ground_truth(dataset_name: str) -> AnnotationTable:
             because their box has no area; otherwise it gives dataset dicts with class-local landmarks.
 
     Raises:
-        ValueError: the metadata has no schema, or see :meth:`AnnotationTable.from_dataset_dicts`.
+        ValueError: see :func:`schema_of_dataset` and :meth:`AnnotationTable.from_dataset_dicts`.
     """
-    schema = MetadataCatalog.get(dataset_name).get("keypoint_schema")
-    if schema is None:
-        raise ValueError(f"dataset {dataset_name!r}: its metadata lacks keypoint_schema")
+    schema = schema_of_dataset(dataset_name)
     dataset = DatasetCatalog.get(dataset_name)
     annotations = getattr(dataset, "annotations", None)
     if isinstance(annotations, AnnotationTable):

@@ -390,7 +390,7 @@ def test_a_datasets_own_columns_give_what_its_dicts_give(register, make_scene, m
 
 
 def test_dataset_without_schema_or_garments(register):
-    with pytest.raises(ValueError, match="lacks keypoint_schema"):
+    with pytest.raises(ValueError, match="expected keypoint_schema"):
         FashionEvaluator(register([photo(1, [])], keypoint_schema=None))
     with pytest.raises(ValueError, match="expected garments"):
         FashionEvaluator(register([photo(1, [])]))
