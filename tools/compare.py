@@ -42,7 +42,7 @@ from kgdet_d2.config import load_config
 from kgdet_d2.data import FashionDatasetMapper
 from kgdet_d2.utils.environment import ROOT, commit, hardware, versions
 from kgdet_d2.utils.io import write_json
-from taking_turns import quartiles, time_in_turns
+from kgdet_d2.utils.timing import quartiles, time_in_turns
 
 SCORES = {
     "box AP": "bbox/AP",
