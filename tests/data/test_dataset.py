@@ -20,9 +20,7 @@ def dataset(annotations) -> FashionDataset:
 
 
 @pytest.fixture
-def registered(annotations, image_root, tmp_path, monkeypatch) -> str:
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        monkeypatch.setattr(catalog, "data", dict(catalog.data))
+def registered(annotations, image_root, tmp_path) -> str:
     annotations.save(tmp_path / "mine.npz")
     register_fashion("mine", DEEPFASHION2, image_root, tmp_path / "mine.npz")
     return "mine"
