@@ -1,4 +1,4 @@
-"""train_net.py as a user runs it, on a handful of drawn photos."""
+"""``train_net.py`` and ``kgdet train``, on a handful of drawn photos."""
 
 import copy
 import itertools
@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from kgdet_d2 import cli
 from kgdet_d2.config import load_config
 from kgdet_d2.data.register import register_all
+from kgdet_d2.engine import MatchingTrainer, Trainer, main, trainer
 from kgdet_d2.modeling.losses import KGDetCriterion
-from train_net import MatchingTrainer, Trainer
 
 CONFIG = "configs/sample/kgdet_tiny.yaml"
 QUICK = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.STEPS", "()", "DATALOADER.NUM_WORKERS", "0", "SEED", "1"]
@@ -22,6 +23,7 @@ QUICK += ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96"]
 
 
 def run(*arguments, root=None):
+    """Run a program in a process of its own."""
     return subprocess.run(
         [sys.executable, *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | ({"DETECTRON2_DATASETS": str(root)} if root else {}),
@@ -30,31 +32,40 @@ def run(*arguments, root=None):
     )
 
 
-def train_net(*arguments, root, num_gpus=0):
-    return run(
-        "train_net.py", "--config-file", CONFIG, "--num-gpus", str(num_gpus), *arguments, *QUICK, root=root
-    )
+def options(*arguments, num_gpus=0):
+    return ["--config-file", CONFIG, "--num-gpus", str(num_gpus), *arguments, *QUICK]
 
 
 @pytest.fixture(scope="module")
 def datasets_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("datasets")
     sample = str(root / "synthfashion")
-    for command in (
-        ("datasets/make_synthetic.py", "--root", sample, "--train", "4", "--validation", "3", "--size", "96"),
-        ("datasets/prepare_deepfashion2.py", "--root", sample),
-    ):
-        done = run(*command)
-        assert done.returncode == 0, done.stderr
+    photos = ("--train", "4", "--validation", "3", "--size", "96")
+    done = run("datasets/make_synthetic.py", "--root", sample, *photos)
+    assert done.returncode == 0, done.stderr
+    assert cli.main(["prepare", "deepfashion2", "--root", sample, "--workers", "1"]) == 0
     return root
 
 
 @pytest.fixture(scope="module")
 def trained(datasets_root, tmp_path_factory):
+    """A training of two iterations by train_net.py, in a process of its own: the witness of the script."""
     output = tmp_path_factory.mktemp("output")
-    done = train_net("OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", "2", root=datasets_root)
+    arguments = options("OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", "2")
+    done = run("train_net.py", *arguments, root=datasets_root)
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(output=output, log=done.stdout)
+
+
+@pytest.fixture
+def here(datasets_root, restored_loggers):
+    """Register the datasets for runs in this process."""
+    register_all(datasets_root)
+
+
+def train(*arguments):
+    """Train or evaluate in this process; the results."""
+    return main(trainer.make_parser().parse_args(options(*arguments)))
 
 
 def metrics(output):
@@ -83,22 +94,19 @@ def test_checkpoint_holds_optimizer_and_schedule(trained):
     assert trainer["_trainer"]["optimizer"]["state"] and trainer["hooks"]["LRScheduler"]["last_epoch"] == 2
 
 
-def test_resume_goes_on_where_it_stopped(trained, datasets_root):
-    done = train_net(
-        "--resume", "OUTPUT_DIR", str(trained.output), "SOLVER.MAX_ITER", "3", root=datasets_root
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Starting training from iteration 2" in done.stdout
+def test_resume_goes_on_where_it_stopped(trained, here):
+    train("--resume", "OUTPUT_DIR", str(trained.output), "SOLVER.MAX_ITER", "3")
+    assert "Starting training from iteration 2" in (trained.output / "log.txt").read_text()
     assert [line["iteration"] for line in metrics(trained.output)] == [1, 2, 2, 3]
 
 
-def test_eval_only(trained, datasets_root, tmp_path):
+def test_eval_only(trained, here, tmp_path):
     weights = str(trained.output / "model_final.pth")
     fast = ["MODEL.INFERENCE.FUSE_BN", "True", "MODEL.INFERENCE.PRECISION", "bfloat16"]
-    opts = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path), *fast]
-    done = train_net("--eval-only", *opts, root=datasets_root)
-    assert done.returncode == 0, done.stderr
-    assert "box AP50" in done.stdout and "Starting training" not in done.stdout
+    results = train("--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path), *fast)
+    assert {"bbox", "keypoints"} <= results.keys()
+    log = (tmp_path / "log.txt").read_text()
+    assert "box AP50" in log and "Starting training" not in log
 
 
 @pytest.mark.parametrize(
@@ -108,19 +116,25 @@ def test_eval_only(trained, datasets_root, tmp_path):
         (["--eval-only"], "MODEL.WEIGHTS: expected the path of a checkpoint, got none"),
         (["MODEL.KGDET.NO_SUCH_KEY", "1"], "MODEL.KGDET.NO_SUCH_KEY"),
         (["DATASETS.TRAIN", "('deepfashion2_train',)"], "prepare_deepfashion2.py"),
+        (["DATASETS.TEST", "('deepfashion2_vel',)"], "dataset 'deepfashion2_vel' is not registered"),
+        (["--config-file", "nowhere.yaml"], "config file 'nowhere.yaml' does not exist"),
     ],
-    ids=["weights", "no weights", "key", "dataset"],
+    ids=["weights", "no weights", "key", "dataset", "unknown dataset", "config"],
 )
-def test_one_clear_error(arguments, error, tmp_path):
-    done = train_net(*arguments, "OUTPUT_DIR", str(tmp_path / "output"), root=tmp_path)
-    assert done.returncode != 0
-    last = [line for line in done.stderr.splitlines() if line.strip()][-1]
-    assert error in last and "Error" in last
+def test_one_clear_error(arguments, error, here, tmp_path, capfd):
+    opts = ["OUTPUT_DIR", str(tmp_path / "output")]
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    if flags:
+        command = [*options()[:4], *arguments, *opts, *QUICK]
+    else:
+        command = options(*arguments, *opts)
+    assert cli.main(["train", *command]) == 1
+    (last,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert error in last
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(datasets_root, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_training(here, tmp_path, monkeypatch):
     """Iteration, photos and the last good checkpoint are named, and the bad weights are not saved."""
-    register_all(datasets_root)
     monkeypatch.setattr(KGDetCriterion, "_keypoint_loss", nan_from_the_third_call_on())
     opts = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path), "SOLVER.CHECKPOINT_PERIOD", "2"]
     trainer = Trainer(load_config(CONFIG, [*QUICK, *opts]))
@@ -146,8 +160,7 @@ def matching_config(output, *opts):
     return load_config("configs/sample/match_rcnn_tiny_matching.yaml", [*quick, *opts])
 
 
-def test_the_matching_network_learns_from_pairs_and_is_tested_on_retrieval(datasets_root, tmp_path):
-    register_all(datasets_root)
+def test_the_matching_network_learns_from_pairs_and_is_tested_on_retrieval(here, tmp_path):
     trainer = MatchingTrainer(matching_config(tmp_path, "SOLVER.MAX_ITER", "2"))
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.train()
@@ -166,20 +179,21 @@ def test_pairs_come_from_one_dataset(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what a machine without CUDA says")
-def test_gpus_asked_for_where_there_are_none(tmp_path):
-    done = train_net(root=tmp_path, num_gpus=1)
-    assert done.returncode != 0 and "train on the CPU with --num-gpus 0" in done.stderr
+def test_gpus_asked_for_where_there_are_none(here, tmp_path, capsys):
+    command = options("OUTPUT_DIR", str(tmp_path), num_gpus=1)
+    assert cli.main(["train", *command]) == 1
+    assert "train on the CPU with --num-gpus 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_two_processes_train_the_full_neck(datasets_root, tmp_path):
     """Data-parallel training must not wait for parameters that never get a gradient."""
-    done = train_net(
+    arguments = options(
         *("MODEL.DEVICE", "cpu", "MODEL.FPN.FULL", "True", "SOLVER.MAX_ITER", "3"),
         *("MODEL.FPN.NORM", "GN"),  # BatchNorm cannot train on p7's one cell
         *("OUTPUT_DIR", str(tmp_path)),
-        root=datasets_root,
         num_gpus=2,
     )
+    done = run("train_net.py", *arguments, root=datasets_root)
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path)[-1]["bbox/AP"] >= 0

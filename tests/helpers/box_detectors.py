@@ -1,4 +1,4 @@
-"""What Detectron2's dense detectors are tested for alike: batches of all kinds, and memory formats."""
+"""Checks that Detectron2's dense detectors share: batches of all kinds, and memory formats."""
 
 import torch
 from detectron2.utils.events import EventStorage
@@ -12,7 +12,7 @@ def box_inputs(batch):
 
 
 def train_once(model, inputs):
-    """The losses; checks that they and all gradients are finite."""
+    """Compute losses and gradients; check that all are finite, and return the losses."""
     with EventStorage():
         losses = model(inputs)
     total = sum(losses.values())
@@ -23,7 +23,7 @@ def train_once(model, inputs):
 
 
 def detect(model, inputs):
-    """Detections of any score; checks that they are in the original photo."""
+    """Detect at any score; check that the boxes are in the original image, and return the detections."""
     model.eval()
     model.test_score_thresh = 0.0
     with torch.no_grad():
@@ -38,7 +38,7 @@ def detect(model, inputs):
 
 
 def check_channels_last_changes_nothing(model):
-    """In this format the head's output is what Detectron2 takes the sigmoid of in place."""
+    """Check detections where the head's output itself is what Detectron2 takes the sigmoid of in place."""
     for name, parameter in model.head.named_parameters():
         torch.nn.init.normal_(parameter, std=0.05 if parameter.dim() > 1 else 0.5)
         if name == "cls_score.bias":

@@ -51,9 +51,9 @@ def two_images(generator):
     return [with_garments, garments([], [], [])]
 
 
-def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
+def losses_by_loops(criterion, stages, locations, strides, padded_sizes, gt):
     """Every term read out of the maps cell by cell, in double precision."""
-    all_targets = criterion.stage_targets(stages, cells, strides, padded_sizes, gt)
+    all_targets = criterion.stage_targets(stages, locations, strides, padded_sizes, gt)
     places = [(level, y, x) for level, (h, w) in enumerate(SIZES) for y in range(h) for x in range(w)]
 
     def focal(logit, positive):
@@ -67,7 +67,7 @@ def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
     totals = {}
     for number, (stage, targets) in enumerate(zip(stages, all_targets, strict=True), start=1):
         cls = box = keypoint = visibility = 0.0
-        numbers = []  # of labelled landmarks, at positive cells of garments that have any
+        numbers = []  # of labelled landmarks, at positive locations of garments that have any
         for image in range(len(gt)):
             for index, (level, y, x) in enumerate(places):
                 garment = int(targets.matched_idxs[image, index])

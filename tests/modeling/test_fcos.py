@@ -1,3 +1,5 @@
+"""FCOS end to end, its labels against plain loops, and its keys."""
+
 import importlib.util
 import inspect
 import math

@@ -1,3 +1,5 @@
+"""Keypoint and mask head of Match R-CNN against Detectron2's, with the keypoints of many classes."""
+
 import copy
 
 import pytest
