@@ -79,7 +79,7 @@ def _keypoints(garment: Garment, canvas: Canvas, camera: Camera) -> np.ndarray:
     """
     height, width = canvas.owner.shape
     xy = np.round(garment.keypoints(camera), 1)
-    inside: np.ndarray = ((xy >= 0) & (xy < (width, height))).all(axis=1)
+    inside = np.all((xy >= 0) & (xy < (width, height)), axis=1)
     v = np.where(_visible(garment, canvas, xy), 2, 1)
     return np.where(inside[:, None], np.column_stack([xy, v]), 0.0)
 

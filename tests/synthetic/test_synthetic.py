@@ -9,7 +9,7 @@ import pytest
 
 from kgdet_d2.schema import DEEPFASHION2
 from kgdet_d2.synthetic import generate_photo
-from kgdet_d2.synthetic.annotate import annotate
+from kgdet_d2.synthetic.annotate import annotate, draw_annotation
 from kgdet_d2.synthetic.canvas import Canvas, Layer, random_camera, smooth_outline
 from kgdet_d2.synthetic.figure import random_body
 from kgdet_d2.synthetic.fit import fit
@@ -222,6 +222,20 @@ def test_what_is_painted_over_is_covered():
     assert covered["occlusion"] > 1
     assert covered["bounding_box"] == free["bounding_box"]
     assert max(max(polygon[1::2]) for polygon in covered["segmentation"]) <= 111
+
+
+def test_drawn_annotation_marks_visible_and_covered_landmarks():
+    garment, canvas, camera = _painted_trousers()
+    canvas.fill(np.array([[0, 110], [200, 110], [200, 200], [0, 200.0]]), np.zeros(3))
+    item = annotate(garment, canvas, camera, viewpoint=1)
+    page = draw_annotation(canvas.image[:, :150], {"source": "shop", "item1": item}, side=400)
+    assert page.shape == (400, 400, 3)
+    assert (page[:, 300:] == 255).all()  # paper beside the photo, which is enlarged to 300 x 400
+    colours = {1: (40, 40, 230), 2: (255, 255, 255)}
+    inside = [mark for mark in marks_of(item) if mark[0] < 145]
+    assert {v for _, _, v in inside} == {1, 2}
+    for x, y, v in inside:
+        assert tuple(page[round(2 * y), round(2 * x)].tolist()) == colours[int(v)]
 
 
 def test_smooth_outline_goes_through_its_points():
