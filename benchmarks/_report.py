@@ -30,9 +30,11 @@ class Report:
         self.rows: list[dict] = []
 
     def add_ratios(self, name: str, figure: str, same: Sequence[str], /, **fixed: object) -> None:
-        """Set ``row["ratios"][name]``, the figure's ratio, of medians, to that of the row's reference.
+        """Set a ratio of every row that has a reference.
 
         Args:
+            name: under which ``row["ratios"]`` holds it.
+            figure: whose median is divided by the reference's.
             same: keys in which the reference is as the row.
             fixed: values of the reference. A row without a reference, or with one of 0, gets no ratio.
         """
@@ -56,6 +58,7 @@ def markdown(rows: Sequence[Mapping[str, object]], **formats: str) -> str:
     """Return a table with a column for every key of any row; what is missing or None is blank.
 
     Args:
+        rows: their values by the columns' headers.
         formats: of a column's floats, or of all others' as ``default``; ".2f" unless given.
     """
     headers = list(dict.fromkeys(key for row in rows for key in row))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -67,18 +68,19 @@ def score() -> dict[str, float]:
 
 
 def find(*names: str) -> Any:
-    """Return the first ``module:attribute`` that this checkout has.
+    """Return the first ``module:attribute`` that this checkout has; earlier commits had other names.
 
     Raises:
         ImportError: it has none.
     """
+    package = Path(kgdet_d2.__path__[0])
     for name in names:
         module, attribute = name.split(":")
-        try:
+        path = package.joinpath(*module.split(".")[1:])
+        # Not by trying to import: an editable installation adds its modules to those of this checkout.
+        if (path.is_dir() or path.with_suffix(".py").is_file()) and hasattr(import_module(module), attribute):
             return getattr(import_module(module), attribute)
-        except (ModuleNotFoundError, AttributeError):
-            continue  # modules and functions had other names in earlier commits
-    raise ImportError(f"{kgdet_d2.__path__[0]}: expected one of {', '.join(names)}, found none")
+    raise ImportError(f"{package}: expected one of {', '.join(names)}, found none")
 
 
 class Detector:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,6 +119,13 @@ def test_names_of_other_checkouts_are_found():
     assert find("kgdet_d2.nowhere:a", "kgdet_d2.schema:b", "kgdet_d2:__name__") == "kgdet_d2"
     with pytest.raises(ImportError, match="expected one of kgdet_d2:nothing, found none"):
         find("kgdet_d2:nothing")
+
+
+def test_names_are_not_found_in_another_checkout(tmp_path, monkeypatch):
+    """Python finds modules that a checkout lacks in an editable installation of another."""
+    monkeypatch.setattr(_worker, "kgdet_d2", SimpleNamespace(__path__=[str(tmp_path)]))
+    with pytest.raises(ImportError, match=f"{tmp_path}: expected one of kgdet_d2.schema:DEEPFASHION2"):
+        find("kgdet_d2.schema:DEEPFASHION2")
 
 
 def test_workers_and_ratios(tmp_path, stand_in, other_tree, capsys):
