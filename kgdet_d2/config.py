@@ -5,8 +5,6 @@ from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
-import kgdet_d2.data
-import kgdet_d2.modeling  # noqa: F401, both register what a config names
 from kgdet_d2.config_checks import check_config
 from kgdet_d2.config_files import find_config
 from kgdet_d2.schema import get_schema
