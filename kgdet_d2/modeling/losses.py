@@ -4,7 +4,7 @@ N images, L locations of all levels, M positive locations of the batch, C classe
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -161,10 +161,10 @@ class PointSetCriterion:
         if stage.keypoints is not None:
             offsets = to_float32(flatten_levels(stage.keypoints)[image, location_id])  # (M, 2K)
             points = offsets_to_points(offsets, centres, stride)  # (M, K, 2)
-            losses["keypoint"] = self._keypoint_loss(points, targets.keypoints, unit)
+            losses["keypoint"] = self._keypoint_loss(points, cast(Tensor, targets.keypoints), unit)
         if stage.visibility is not None:
             visibility = to_float32(flatten_levels(stage.visibility)[image, location_id])  # (M, K)
-            losses["visibility"] = self._visibility_loss(visibility, targets.keypoints)
+            losses["visibility"] = self._visibility_loss(visibility, cast(Tensor, targets.keypoints))
         return losses
 
     def _cls_loss(self, logits: Tensor, targets: Targets) -> Tensor:

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -122,7 +123,7 @@ def _can_be_folded(norm: nn.Module | None) -> bool:
     return isinstance(norm, _BATCH_NORMS) and norm.running_mean is not None
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+def _fold(conv: nn.Conv2d, norm: Any) -> None:
     """Scale and shift a convolution's weight and bias as the BatchNorm does its output."""
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
@@ -145,7 +146,7 @@ def compile_convolutions(model: nn.Module, device: torch.device) -> None:
 
 def _convolutional_parts(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the modules that are compiled."""
-    yield model.backbone
+    yield model.get_submodule("backbone")
     for module in model.modules():
         if isinstance(module, PointSetHead):
             yield from (module.cls_tower, module.keypoint_tower)
@@ -158,5 +159,6 @@ def lower_precision(model: nn.Module, device: torch.device, dtype: torch.dtype) 
     for name, module in model.named_modules():
         if name.split(".")[-1] in OUTPUT_LAYERS and isinstance(module, _LAYERS):
             module.register_forward_pre_hook(lambda _, inputs: tuple(map(to_float32, inputs)))
-            module.forward = torch.autocast(device.type, enabled=False)(module.forward)
+            in_full = torch.autocast(device.type, enabled=False)(module.forward)
+            module.forward = in_full  # type: ignore[method-assign]
     model.forward = torch.autocast(device.type, dtype)(model.forward)

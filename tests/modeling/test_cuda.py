@@ -61,7 +61,7 @@ def test_as_on_the_CPU(config, opts, cuda):
             assert values.device.type == "cuda"
             theirs = getattr(expected.get(name), "tensor", expected.get(name))
             # Sums over the detections, of which some have all but the same scores and may change places.
-            sums = [each.double().sum(dim=0) for each in (values.cpu(), theirs)]
+            sums = [tensor.double().sum(dim=0) for tensor in (values.cpu(), theirs)]
             torch.testing.assert_close(*sums, rtol=1e-4, atol=1e-2)
     expected, found = losses(model), losses(on_cuda)
     assert {loss.device.type for loss in found.values()} == {"cuda"}

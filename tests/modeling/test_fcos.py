@@ -32,7 +32,7 @@ def test_trains_and_detects(levels, batch):
     inputs = box_inputs(batch)
     losses = train_once(model, inputs)
     assert set(losses) == {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"} and losses["loss_fcos_cls"] > 0
-    if not any(len(each["instances"]) for each in inputs):
+    if not any(len(image["instances"]) for image in inputs):
         assert losses["loss_fcos_loc"] == losses["loss_fcos_ctr"] == 0
     detect(model, inputs)
 
@@ -120,7 +120,9 @@ def test_keys_reach_the_model():
         "TOPK_CANDIDATES_TEST": ("test_topk_candidates", 10),
         "NMS_THRESH_TEST": ("test_nms_thresh", 0.4),
     }
-    opts = [each for key, (_, value) in keys.items() for each in (f"MODEL.FCOS.{key}", value)]
+    opts = []
+    for key, (_, value) in keys.items():
+        opts += [f"MODEL.FCOS.{key}", value]
     opts += ["MODEL.KGDET.SCHEMA", "fld", "MODEL.FCOS.NUM_CONVS", 2, "MODEL.FCOS.PRIOR_PROB", 0.2]
     model = make_model(CONFIG, *opts)
     for attribute, value in keys.values():

@@ -91,12 +91,12 @@ def check_detections(found, schema):
     assert found.image_size == (192, 256)
     assert found.pred_keypoints.shape == (len(found), schema.num_keypoints, 3)
     for row, index in enumerate(found.pred_classes.tolist()):
-        own = torch.zeros(schema.num_keypoints, dtype=torch.bool)
-        own[list(schema.slots[index])] = True
+        of_class = torch.zeros(schema.num_keypoints, dtype=torch.bool)
+        of_class[list(schema.slots[index])] = True
         x1, y1, x2, y2 = found.pred_boxes.tensor[row].tolist()
-        x, y, score = found.pred_keypoints[row, own].T
+        x, y, score = found.pred_keypoints[row, of_class].T
         assert (x >= x1).all() and (x <= x2).all() and (y >= y1).all() and (y <= y2).all()
-        assert (score > 0).all() and not found.pred_keypoints[row, ~own].any()
+        assert (score > 0).all() and not found.pred_keypoints[row, ~of_class].any()
 
 
 def test_fld_has_boxes_and_landmarks():
@@ -175,9 +175,9 @@ def test_the_matching_network_learns_alone():
     losses["loss_match"].backward()
     optimizer.step()
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    own = {name for name in before if name.startswith("roi_heads.matching_head.")}
-    assert own - moved <= {"roi_heads.matching_head.embedding.bias"}  # BatchNorm takes it off again
-    assert moved <= own
+    matching = {name for name in before if name.startswith("roi_heads.matching_head.")}
+    assert matching - moved <= {"roi_heads.matching_head.embedding.bias"}  # BatchNorm takes it off again
+    assert moved <= matching
 
 
 def test_all_losses_jointly():

@@ -25,7 +25,7 @@ def test_trains_and_detects(levels, batch):
     inputs = box_inputs(batch)
     losses = train_once(model, inputs)
     assert set(losses) == {"loss_cls", "loss_box_reg"} and losses["loss_cls"] > 0
-    garments = sum(len(each["instances"]) for each in inputs)
+    garments = sum(len(image["instances"]) for image in inputs)
     assert (losses["loss_box_reg"] > 0) == (garments > 0)
     detect(model, inputs)
 

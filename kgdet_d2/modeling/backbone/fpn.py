@@ -133,7 +133,7 @@ class LeanFPN(Backbone):
         res = self.bottom_up(image)
         levels = {}
         above = None
-        for name in reversed(self.laterals.keys()):
+        for name in reversed(list(self.laterals.keys())):
             merged = self.laterals[name](res[_res(name)])
             if above is not None:
                 merged = merged + F.interpolate(above, size=merged.shape[-2:], mode="nearest")

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import fvcore.nn.weight_init as weight_init
+import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
@@ -125,7 +126,7 @@ class MatchingHead(nn.Module):
             ``loss_match``.
         """
         if from_shop.all() or not from_shop.any():  # no pair; every parameter still has its (zero) gradient
-            return {"loss_match": sum(parameter.sum() for parameter in self.parameters()) * 0.0}
+            return {"loss_match": torch.stack([p.sum() for p in self.parameters()]).sum() * 0.0}
         embeddings = self(features, boxes)
         users, shops = items[~from_shop], items[from_shop]
         match = (users[:, None] == shops) & (users[:, None] >= 0)  # (U, S)
