@@ -19,8 +19,8 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from kgdet_d2.utils.command import command_parser
 
@@ -73,7 +73,8 @@ Tag: py3-none-any
 """
 
 
-class Edit(NamedTuple):
+@dataclass(frozen=True)
+class Edit:
     """Replace ``old`` by ``new`` in ``detectron2/<file>``, where it must occur exactly ``count`` times."""
 
     file: str

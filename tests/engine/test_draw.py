@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from kgdet_d2.engine import draw
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/sample/kgdet_tiny.yaml")
 NAME = "test_draw_predictions"
 

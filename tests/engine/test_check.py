@@ -17,7 +17,7 @@ from kgdet_d2.engine import check as command
 from kgdet_d2.schema import DEEPFASHION2, FLD
 from kgdet_d2.structures.annotations import Garment, Photo
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/kgdet_R50_P5-P7.yaml")
 PLOTS = {"garments.png", "boxes.png", "levels.png", "landmarks.png", "flip_map.png", "attributes.png"}
 SKIRT = DEEPFASHION2.class_names.index("skirt")
