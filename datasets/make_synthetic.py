@@ -31,6 +31,7 @@ JPEG_QUALITY = 92
 
 
 def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     with atomic_write(path) as file:
         file.write(content)
 
@@ -63,7 +64,7 @@ def make_split(root: Path, split: str, count: int, *, seed: int, size: int, work
 
 
 def read_record(root: Path) -> dict | None:
-    """What an earlier run noted.
+    """Return what an earlier run noted; None where none has written here.
 
     Raises:
         ValueError: the record is not JSON, or there are photos but no record: they are not ours to replace.
@@ -83,11 +84,12 @@ def read_record(root: Path) -> dict | None:
 
 
 def write_record(root: Path, record: dict) -> None:
+    """Note what a run makes, so that a later one finds it."""
     write_whole(root / RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def number_from(low: int, high: int) -> Callable[[str], int]:
-    """An argparse type: an integer in low..high, low at least 0."""
+    """Return an argparse type: an integer in low..high, low at least 0."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
@@ -98,6 +100,7 @@ def number_from(low: int, high: int) -> Callable[[str], int]:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     default_root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "synthfashion"
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -138,6 +141,7 @@ def write_contact_sheet(path: Path, *, seed: int, size: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Make the sample; return 0, or 1 after an error, which is printed."""
     args = parse_arguments(arguments)
     cv2.setNumThreads(1)
     counts = {"train": args.train, "validation": args.validation}

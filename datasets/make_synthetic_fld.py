@@ -26,7 +26,7 @@ from kgdet_d2.schema import DEEPFASHION2, FLD
 from kgdet_d2.utils.io import atomic_write
 
 _SPLITS = {"train": ("train",), "validation": ("val", "test")}
-# What FLD's landmarks are called in DeepFashion2, the first name that the class has.
+# Names of FLD's landmarks in DeepFashion2; the first that the class has is taken.
 _SOURCES = {
     "collar": ("neck",),
     "sleeve": ("cuff_outer", "shoulder"),
@@ -38,46 +38,69 @@ _NORMAL, _ZOOMED = 1, {2: 4, 3: 5}  # DeepFashion2's zoom_in -> variation_type
 
 
 def fld_class(category_id: int) -> int:
-    """FLD's class index of one of DeepFashion2's."""
+    """Return FLD's class index (0-based) of one of DeepFashion2's."""
     name = DEEPFASHION2.class_names[category_id]
-    return FLD.class_names.index("lower" if name in _LOWER else "full" if "dress" in name else "upper")
+    if name in _LOWER:
+        return FLD.class_names.index("lower")
+    return FLD.class_names.index("full" if "dress" in name else "upper")
 
 
 def fld_landmarks(keypoints: np.ndarray, category_id: int) -> np.ndarray:
-    """DeepFashion2's landmarks (K_c, 3) of x, y, v -> FLD's visibility, x, y (K_c', 3), whole numbers."""
+    """Convert a garment's landmarks.
+
+    Args:
+        keypoints: (K_c, 3) x, y, v as DeepFashion2 has them: v 2 visible, 1 covered, 0 without label.
+        category_id: DeepFashion2's class index, 0-based.
+
+    Returns:
+        int (K_c', 3): FLD's visibility (0 visible, 1 covered, 2 outside), x, y.
+    """
     names = DEEPFASHION2.keypoint_names[category_id]
     rows = []
     for landmark in FLD.keypoint_names[fld_class(category_id)]:
         part, side = landmark.split("_")
-        candidates = (f"{source}_{side}" for source in _SOURCES[part])
-        rows.append(keypoints[next(names.index(name) for name in candidates if name in names)])
+        candidates = [f"{source}_{side}" for source in _SOURCES[part]]
+        source_name = next(name for name in candidates if name in names)
+        rows.append(keypoints[names.index(source_name)])
     x, y, v = np.round(rows).astype(int).T
     return np.stack([2 - v, x, y], axis=1)
 
 
 def photos_of(source: Path) -> Iterator[tuple[dict, str]]:
-    """The source's photos with a garment, as dataset dicts, each with FLD's split."""
+    """Yield the source's photos that show a garment, as dataset dicts, each with FLD's split.
+
+    Raises:
+        ValueError: a record of the source cannot be read.
+    """
     for split, parts in _SPLITS.items():
         annotations, problems = read_split(source / split, segmentation=False)
         if problems:
             raise ValueError(str(problems[0]))
-        photos = FashionDataset(annotations, source / split / "image")
-        yield from zip((photo for photo in photos if photo["annotations"]), cycle(parts))
+        dataset = FashionDataset(annotations, source / split / "image")
+        photos = [photo for photo in dataset if photo["annotations"]]
+        yield from zip(photos, cycle(parts))
 
 
 def area(annotation: dict) -> float:
+    """Return the box's area in square pixels."""
     x1, y1, x2, y2 = annotation["bbox"]
     return (x2 - x1) * (y2 - y1)
 
 
 def write_list(path: Path, columns: str, rows: list[tuple]) -> None:
+    """Write one of FLD's lists: the number of rows, the columns' names, the rows."""
     lines = [len(rows), columns, *(" ".join(map(str, row)) for row in rows)]
     with atomic_write(path) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())
 
 
 def convert(source: Path, root: Path) -> int:
-    """Write the tree; the number of its photos."""
+    """Write the tree and return the number of its photos.
+
+    Args:
+        source: a tree of DeepFashion2's form, ``train`` and ``validation``.
+        root: of FLD's form; new or empty.
+    """
     photos = list(photos_of(source))
     (root / "img").mkdir(parents=True)
     boxes, keypoints, partition = [], [], []
@@ -91,17 +114,17 @@ def convert(source: Path, root: Path) -> int:
         boxes.append((name, *map(round, garment["bbox"])))
         keypoints.append((name, fld_class(category_id) + 1, variation, *points.flat))
         partition.append((name, split))
-    places = (
-        f"landmark_visibility_{n} landmark_location_x_{n} landmark_location_y_{n}"
-        for n in range(1, FLD.num_keypoints + 1)
-    )
+    columns = ["image_name", "clothes_type", "variation_type"]
+    for n in range(1, FLD.num_keypoints + 1):
+        columns += [f"landmark_visibility_{n}", f"landmark_location_x_{n}", f"landmark_location_y_{n}"]
     write_list(root / BOXES, "image_name x_1 y_1 x_2 y_2", boxes)
-    write_list(root / LANDMARKS, f"image_name clothes_type variation_type {' '.join(places)}", keypoints)
+    write_list(root / LANDMARKS, " ".join(columns), keypoints)
     write_list(root / PARTITION, "image_name evaluation_status", partition)
     return len(partition)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Make the tree; return 0, or 1 after an error, which is printed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -55,7 +55,9 @@ def get_value(cfg: CfgNode, key: str) -> Any:
     return node
 
 
-def _table_problems(cfg, choices, ranges) -> Iterator[str]:
+def _table_problems(
+    cfg: CfgNode, choices: Mapping[str, Iterable[str]], ranges: Mapping[str, tuple[float, float]]
+) -> Iterator[str]:
     nodes = ("INFERENCE", *_NODES.get(cfg.MODEL.META_ARCHITECTURE, ()))
     for key in [*choices, *ranges]:
         section, node = key.split(".")[:2]

@@ -34,8 +34,7 @@ class FashionDataset(Dataset, Sequence):
     def __init__(self, annotations: AnnotationTable, image_root: str | Path) -> None:
         self.annotations = annotations
         self.image_root = str(image_root)
-        x1, y1, x2, y2 = annotations.box.T
-        self._has_area = (x1 < x2) & (y1 < y2)
+        self._has_area = annotations.has_area
         if not self._has_area.all():
             without = int((~self._has_area).sum())
             logger.warning("%s: left out %d garments whose box has no area", image_root, without)
@@ -82,7 +81,7 @@ class FashionDataset(Dataset, Sequence):
             **{name: column[row].item() for name, column in table.garment_attributes.items()},
             "keypoints": table.keypoints[first_keypoint:last_keypoint].flatten(),
             "segmentation": [table.vertices[start:end].flatten() for start, end in pairwise(vertex_offsets)],
-            "iscrowd": 0,
+            "iscrowd": int(table.iscrowd[row]),
         }
 
     def num_garments(self) -> np.ndarray:

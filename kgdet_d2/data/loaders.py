@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kgdet_d2.data.dataset import FashionDataset, training_dataset
 from kgdet_d2.data.mapper import FashionDatasetMapper
+from kgdet_d2.structures.annotations import item_ids
 
 # --- single images ---
 
@@ -49,8 +50,7 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict]]:
 class ImagePairs(Dataset):
     """Every pair of a user's and a shop's image that each have a garment of the same item, once.
 
-    Garments are of the same item where their images' pair_id and their own style are equal and the style is
-    above 0.
+    The same item: see :func:`kgdet_d2.structures.annotations.item_ids`.
 
     Args:
         dataset: of images with ``source`` ("user" or "shop") and ``pair_id``, and garments with ``style``.
@@ -88,11 +88,11 @@ def matching_images(dataset: FashionDataset) -> np.ndarray:
         raise ValueError(
             f"{dataset.image_root}: pairs need source, pair_id and style; {', '.join(lacking)} lacking"
         )
-    photo = np.repeat(np.arange(len(annotations)), np.diff(annotations.garment_offsets))  # of each garment
-    keys = np.c_[attributes["pair_id"][photo], attributes["style"]]
-    item = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
-    has_item, source = attributes["style"] > 0, attributes["source"][photo]
-    users, shops = (np.flatnonzero(has_item & (source == name)) for name in ("user", "shop"))
+    image = annotations.garment_image
+    item = item_ids(attributes["pair_id"][image], attributes["style"])
+    source = attributes["source"][image]
+    users = np.flatnonzero((item >= 0) & (source == "user"))
+    shops = np.flatnonzero((item >= 0) & (source == "shop"))
 
     # Each user's garment with all the shops' garments of its item, which are neighbours once sorted.
     shops = shops[np.argsort(item[shops], kind="stable")]
@@ -100,7 +100,7 @@ def matching_images(dataset: FashionDataset) -> np.ndarray:
     counts = np.searchsorted(item[shops], item[users], side="right") - first
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     partners = shops[np.repeat(first, counts) + within]
-    return np.unique(np.c_[photo[np.repeat(users, counts)], photo[partners]], axis=0)
+    return np.unique(np.c_[image[np.repeat(users, counts)], image[partners]], axis=0)
 
 
 def build_pair_train_loader(

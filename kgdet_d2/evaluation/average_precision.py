@@ -23,7 +23,7 @@ from kgdet_d2.utils.check import check
 
 # A garment's size by its box, in square pixels; the letter is the one in APs, APm, APl.
 AREAS = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
-_THRESHOLDS = {"": slice(None), "50": 0, "75": 5}  # of 0.50, 0.55 to 0.95
+_THRESHOLDS: dict[str, int | slice] = {"": slice(None), "50": 0, "75": 5}  # of 0.50, 0.55 to 0.95
 _NUM_THRESHOLDS, _NUM_RECALLS = 10, 101
 _MAX_KEYPOINT_DETECTIONS = 20
 
@@ -67,17 +67,23 @@ class AveragePrecision:
         They are AP, AP50, AP75; APs, APm, APl of small, medium and large garments; AR1, AR10, AR100 at the
         limits of detections (where there is one limit: AR, AR50, AR75); ARs, ARm, ARl; AP-<class>.
         """
-        scores = {f"AP{name}": _percent(self.precision[t, ..., 0, 0]) for name, t in _THRESHOLDS.items()}
+        precision, recall = self.precision[..., 0], self.recall  # (T, R, C, A), (T, C, A, M)
+        scores = {}
+        for name, threshold in _THRESHOLDS.items():
+            scores[f"AP{name}"] = _percent(precision[threshold, ..., 0])
         sizes = list(enumerate(self.areas))[1:]  # "all" is the first
-        scores |= {f"AP{area[0]}": _percent(self.precision[..., index, 0]) for index, area in sizes}
+        for index, area in sizes:
+            scores[f"AP{area[0]}"] = _percent(precision[..., index])
         if len(self.max_detections) == 1:
-            scores |= {f"AR{name}": _percent(self.recall[t, ..., 0, -1]) for name, t in _THRESHOLDS.items()}
+            for name, threshold in _THRESHOLDS.items():
+                scores[f"AR{name}"] = _percent(recall[threshold, ..., 0, -1])
         else:
-            limits = enumerate(self.max_detections)
-            scores |= {f"AR{limit}": _percent(self.recall[..., 0, index]) for index, limit in limits}
-        scores |= {f"AR{area[0]}": _percent(self.recall[..., index, -1]) for index, area in sizes}
+            for index, limit in enumerate(self.max_detections):
+                scores[f"AR{limit}"] = _percent(recall[..., 0, index])
+        for index, area in sizes:
+            scores[f"AR{area[0]}"] = _percent(recall[..., index, -1])
         for index, name in enumerate(self.class_names):
-            scores[f"AP-{name}"] = _percent(self.precision[:, :, index, 0, 0])
+            scores[f"AP-{name}"] = _percent(precision[:, :, index, 0])
         return scores
 
 
@@ -232,7 +238,7 @@ def _by_class(
     with gc_disabled():
         for pairs in pairs_by_class(ground_truth, predictions, max_detections=limits[-1]):
             index = pairs.class_index
-            matcher = BACKENDS[backend](
+            matcher: Backend = BACKENDS[backend](
                 _detection_objects(pairs, predictions), _similarities(pairs, similarity)
             )
             for subset, result in zip(subsets, results, strict=True):

@@ -80,7 +80,10 @@ class FasterCocoEvalBackend(COCOeval_faster):
 
 
 Backend = PycocotoolsBackend | FasterCocoEvalBackend
-BACKENDS = {"pycocotools": PycocotoolsBackend, "faster-coco-eval": FasterCocoEvalBackend}
+BACKENDS: dict[str, type[Backend]] = {
+    "pycocotools": PycocotoolsBackend,
+    "faster-coco-eval": FasterCocoEvalBackend,
+}
 
 
 def _fill(dataset: Any, objects: Objects) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
@@ -14,6 +14,7 @@ from tabulate import tabulate
 from kgdet_d2.evaluation.average_precision import average_precisions
 from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
+from kgdet_d2.utils.catalog import schema_of_dataset
 from kgdet_d2.utils.io import atomic_write, write_json_array
 
 logger = logging.getLogger(__name__)
@@ -28,11 +29,9 @@ def load_ground_truth(dataset_name: str) -> AnnotationTable:
             because their box has no area; otherwise it gives dataset dicts with class-local landmarks.
 
     Raises:
-        ValueError: the metadata has no schema, or see :meth:`AnnotationTable.from_dataset_dicts`.
+        ValueError: see :func:`schema_of_dataset` and :meth:`AnnotationTable.from_dataset_dicts`.
     """
-    schema = MetadataCatalog.get(dataset_name).get("keypoint_schema")
-    if schema is None:
-        raise ValueError(f"dataset {dataset_name!r}: its metadata lacks keypoint_schema")
+    schema = schema_of_dataset(dataset_name)
     dataset = DatasetCatalog.get(dataset_name)
     annotations = getattr(dataset, "annotations", None)
     if isinstance(annotations, AnnotationTable):
@@ -149,7 +148,7 @@ class FashionEvaluator(DatasetEvaluator):
                 *(self.dataset_name, missing, len(truth)),
             )
         if self.output_dir:
-            self._save(predictions)
+            self._save(predictions, self.output_dir)
         curves = average_precisions(
             truth,
             predictions,
@@ -161,10 +160,10 @@ class FashionEvaluator(DatasetEvaluator):
         log_scores(results, truth)
         return results
 
-    def _save(self, predictions: Predictions) -> None:
-        predictions.save(os.path.join(self.output_dir, "predictions.npz"))
+    def _save(self, predictions: Predictions, folder: str) -> None:
+        predictions.save(os.path.join(folder, "predictions.npz"))
         if self.save_coco_results:
-            with atomic_write(os.path.join(self.output_dir, "coco_instances_results.json")) as file:
+            with atomic_write(os.path.join(folder, "coco_instances_results.json")) as file:
                 write_json_array(file, predictions.coco_results())
 
 
@@ -175,14 +174,9 @@ def log_scores(results: Mapping[str, Mapping[str, float]], ground_truth: Annotat
         logger.info("Evaluation results for %s:\n%s", task, create_small_table(overall))
     names = ground_truth.schema.class_names
     counts = np.bincount(ground_truth.category_id, minlength=len(names)).tolist()
-    rows = [
-        [name, count, *(scores[f"AP-{name}"] for scores in results.values())]
-        for name, count in zip(names, counts, strict=True)
-    ]
-    table = tabulate(
-        rows, headers=["category", "garments", *(f"{task} AP" for task in results)], **_TABLE_STYLE
-    )
+    rows = []
+    for name, count in zip(names, counts, strict=True):
+        rows.append([name, count, *(scores[f"AP-{name}"] for scores in results.values())])
+    headers = ["category", "garments", *(f"{task} AP" for task in results)]
+    table = tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f", numalign="left")
     logger.info("Per-category AP:\n%s", table)
-
-
-_TABLE_STYLE = {"tablefmt": "pipe", "floatfmt": ".3f", "numalign": "left"}

@@ -100,7 +100,7 @@ def keypoint_figure(by_keypoint: Mapping[str, Mapping]) -> Figure:
 
 
 def _colours(count: int) -> list:
-    return list(matplotlib.colormaps["tab10"].colors[:count])
+    return [matplotlib.colormaps["tab10"](index) for index in range(count)]
 
 
 def _short(count: int) -> str:

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -241,7 +242,7 @@ def _nanmean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
-def _nulled(value: object) -> object:
+def _nulled(value: Any) -> Any:
     """Return a copy of nested mappings, lists and tuples with None for nan."""
     if isinstance(value, Mapping):
         return {key: _nulled(item) for key, item in value.items()}

@@ -1,1 +1,1 @@
-"""Pure tensor functions on points, boxes and landmarks. Imports torch alone."""
+"""Pure tensor functions on points, boxes and keypoints; they import torch alone."""

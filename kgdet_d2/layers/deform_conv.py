@@ -1,6 +1,6 @@
-"""Deformable convolution on whatever device is at hand, with one set of weights.
+"""Deformable convolution on every device, with one set of weights.
 
-N images, C and D channels in and out, H x W cells, P = k^2 taps.
+N images, C and D channels in and out, H x W locations, P = k^2 taps.
 """
 
 import torch
@@ -17,7 +17,7 @@ _COMPILED = getattr(detectron2_deform_conv, "_C", None)
 
 
 class DeformConv(layers.DeformConv):
-    """A k x k deformable convolution of stride 1 that keeps the map's size; k is odd.
+    """Deformable convolution of k x k taps and stride 1 that keeps the map's size; k is odd.
 
     Parameters and state-dict names are those of :class:`detectron2.layers.DeformConv`. On CUDA it runs
     Detectron2's op where that is compiled, else torchvision's. On CPU, where Detectron2's cannot run backward
@@ -28,7 +28,7 @@ class DeformConv(layers.DeformConv):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        """Features (N, C, H, W), offsets (N, 2P, H, W) in cells, y first -> (N, D, H, W)."""
+        """Convolve features (N, C, H, W) at offsets (N, 2P, H, W) in locations, y first -> (N, D, H, W)."""
         if not x.is_cuda:
             return deform_conv2d_gather(x, offset, self.weight)
         if _COMPILED is not None and x.dtype == offset.dtype == self.weight.dtype:
@@ -37,10 +37,19 @@ class DeformConv(layers.DeformConv):
 
 
 def deform_conv2d_gather(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """The deformable convolution of ``x`` with ``weight`` (D, C, k, k), equal to torchvision's.
+    """Compute the deformable convolution of ``x`` with ``weight``, equal to torchvision's.
 
-    Outside the map the features are zero, and between its border and one cell further they fade out.
+    Outside the map the features are zero, and between its border and one location further they fade out.
+
+    Args:
+        x: features (N, C, H, W).
+        offset: (N, 2P, H, W), displacement of each tap, in locations, y first.
+        weight: (D, C, k, k); k is odd.
+
+    Returns:
+        (N, D, H, W).
     """
     x_positions, y_positions = sampling_positions(to_float32(offset), weight.shape[-1])
     images = torch.arange(len(x), device=x.device)
-    return deform_conv_gather(x, BilinearNeighbors(x_positions, y_positions, images, x.shape), [weight])
+    neighbors = BilinearNeighbors(x_positions, y_positions, images, x.shape)
+    return deform_conv_gather(x, neighbors, [weight])

@@ -1,7 +1,16 @@
 """The networks. Importing registers backbones and meta-architectures with Detectron2."""
 
-from kgdet_d2.modeling import match_rcnn, meta_arch
-from kgdet_d2.modeling.backbone import fpn
+from kgdet_d2.modeling.backbone import LeanFPN
+from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN, MatchRCNN
+from kgdet_d2.modeling.meta_arch import FCOS, KGDet, RepPoints
 from kgdet_d2.modeling.optimize import optimize_for_inference
 
-__all__ = ["fpn", "match_rcnn", "meta_arch", "optimize_for_inference"]
+__all__ = [
+    "FCOS",
+    "GTBoxMatchRCNN",
+    "KGDet",
+    "LeanFPN",
+    "MatchRCNN",
+    "RepPoints",
+    "optimize_for_inference",
+]

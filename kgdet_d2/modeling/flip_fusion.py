@@ -1,13 +1,14 @@
-"""Flip fusion (paper, Table 4, "flip"): what the network says of an image and of its mirror, averaged.
+"""Flip fusion (paper, Table 4, "flip"): the mean of the predictions for an image and for its mirror image.
 
-N images, H x W cells of a level, K landmarks.
+N images, H x W locations of a level, K keypoints.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
@@ -20,22 +21,27 @@ _RELEASED_PAIRS = ((2, 26), (4, 6))
 
 
 class FlipFusion(nn.Module):
-    """Runs a network a second time, on the mirror, and averages logits, offsets and boxes cell by cell.
+    """A second pass on the mirror image, and the mean of logits, offsets and boxes at each location.
 
     Mode "image" is the paper's: each image is mirrored within its own width, rounded up to the largest stride
-    so that cells fall on cells at every level; the whole network runs twice. A cell at x = 0 falls on the
-    right edge, where no cell stands; it keeps what the first pass says, as do cells of the batch's padding.
+    so that locations fall on locations at every level; the whole network runs twice. A location at x = 0
+    falls on the right edge, where no location is; it keeps the first pass's predictions, as do locations in
+    the batch's padding.
 
     Mode "feature" is the release's: each level's map is mirrored as it is, padding included, so that the last
     column becomes the first; the head alone runs twice.
     """
 
+    flip_map: Tensor
+
     @configurable
     def __init__(self, *, on_images: bool, in_training: bool, flip_map: Tensor):
-        """Args:
-        on_images: mode "image", else "feature".
-        in_training: fuse in training too; the gradient then flows through both passes.
-        flip_map: (K,), entry i is what landmark i is called in a mirror.
+        """Set the mode.
+
+        Args:
+            on_images: mode "image", else "feature".
+            in_training: fuse in training too; the gradient then flows through both passes.
+            flip_map: (K,), entry i is the slot of keypoint i in the mirror image.
         """
         super().__init__()
         self.on_images = on_images
@@ -43,7 +49,8 @@ class FlipFusion(nn.Module):
         self.register_buffer("flip_map", flip_map, persistent=False)
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Read ``MODEL.KGDET.FLIP_FUSION`` and ``MODEL.KGDET.SCHEMA``."""
         flip = cfg.MODEL.KGDET.FLIP_FUSION
         return {
             "on_images": flip.MODE == "image",
@@ -61,11 +68,13 @@ class FlipFusion(nn.Module):
         extract: Callable[[Tensor], list[Tensor]],
         head: Callable[[list[Tensor]], list[StageOutput]],
     ) -> list[StageOutput]:
-        """The stages' outputs, fused.
+        """Fuse the stages' outputs with those of a second pass.
 
         Args:
-            images, features, stages: of the first pass.
-            strides: the levels', pixels per cell.
+            images: of the first pass.
+            features: of the first pass, (N, C, H, W) per level.
+            stages: of the first pass.
+            strides: pixels per location, of each level.
             extract: images (N, 3, H, W) -> features, a level each.
             head: features -> stages.
         """
@@ -81,7 +90,7 @@ class FlipFusion(nn.Module):
 
 
 def mirror_images(images: ImageList, unit: int) -> tuple[Tensor, Tensor]:
-    """Each image mirrored within its own width, rounded up to ``unit`` pixels: x becomes width - x.
+    """Mirror each image within its own width, rounded up to ``unit`` pixels: x becomes width - x.
 
     Returns:
         (N, 3, H, W) with W the largest of the widths, zero where no image is, and the widths (N,).
@@ -93,7 +102,11 @@ def mirror_images(images: ImageList, unit: int) -> tuple[Tensor, Tensor]:
 
 
 def mirror_features(features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Each level (N, C, H, W) mirrored as a whole, and the axes (N,), its last column each."""
+    """Mirror each level (N, C, H, W) as a whole.
+
+    Returns:
+        The mirrored levels, and per level the axes (N,), its last column.
+    """
     axes = [level.new_full((len(level),), level.shape[-1] - 1, dtype=torch.long) for level in features]
     return [level.flip(-1) for level in features], axes
 
@@ -101,47 +114,48 @@ def mirror_features(features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]
 def fuse_flipped(
     stages: list[StageOutput], mirrored: list[StageOutput], axes: list[Tensor], flip_map: Tensor
 ) -> list[StageOutput]:
-    """The mean of two passes, the second one brought back to the first one's frame.
+    """Compute the mean of two passes, the second one brought back to the first one's frame.
 
     Args:
-        stages, mirrored: the head's outputs for the images and for their mirrors.
-        axes: per level (N,); the cell in column j is the mirror's in column axis - j.
-        flip_map: (K,), entry i is what landmark i is called in a mirror.
+        stages: the head's outputs for the images.
+        mirrored: its outputs for their mirror images.
+        axes: per level (N,); the location in column j is the mirror's in column axis - j.
+        flip_map: (K,), entry i is the slot of keypoint i in the mirror image.
 
     Returns:
-        Stages like the first pass's; cells without a partner, and the informative points, which have no names
-        to pair them by, are the first pass's own.
+        Stages like the first pass's; locations without a partner, and the informative points, which have no
+        names to pair them by, are the first pass's own.
     """
-    bring_back = {
+    unmirror: dict[str, Callable[[Tensor], Tensor]] = {
         "logits": lambda level: level,
         "keypoints": lambda level: mirror_offsets(level, flip_map),
         "boxes": mirror_boxes,
         "visibility": lambda level: level[:, flip_map],
     }
     fused = []
-    for stage, other in zip(stages, mirrored, strict=True):
-        fields = {
-            name: [
-                _mean(own, back(level), axis)
-                for own, level, axis in zip(getattr(stage, name), getattr(other, name), axes, strict=True)
-            ]
-            for name, back in bring_back.items()
-            if getattr(stage, name) is not None
-        }
+    for stage, mirrored_stage in zip(stages, mirrored, strict=True):
+        fields = {}
+        for name, function in unmirror.items():
+            levels, mirrored_levels = getattr(stage, name), getattr(mirrored_stage, name)
+            if levels is not None:
+                fields[name] = [
+                    _mean(level, function(mirrored_level), axis)
+                    for level, mirrored_level, axis in zip(levels, mirrored_levels, axes, strict=True)
+                ]
         fused.append(replace(stage, **fields))
     return fused
 
 
-def _mean(own: Tensor, mirrored: Tensor, axis: Tensor) -> Tensor:
-    partner, has_partner = mirror_columns(mirrored, axis, own.shape[-1])
-    return torch.where(has_partner, (own + partner) / 2, own)
+def _mean(level: Tensor, mirrored_level: Tensor, axis: Tensor) -> Tensor:
+    partner, has_partner = mirror_columns(mirrored_level, axis, level.shape[-1])
+    return torch.where(has_partner, (level + partner) / 2, level)
 
 
 def keypoint_flip_map(schema: KeypointSchema, permutation: str) -> Tensor:
-    """int64 (K,): what each landmark slot is called in a mirror.
+    """Return the slot of each keypoint in the mirror image, int64 (K,).
 
     Args:
-        schema: the classes and their landmarks.
+        schema: the classes and their keypoints.
         permutation: "corrected", the schema's, or "released", DeepFashion2's as in the released system.
 
     Raises:

@@ -1,14 +1,14 @@
-"""KGDet's training objective (paper, eq. 1), and what RepPoints' shares with it.
+"""Training objectives of KGDet (paper, eq. 1) and of RepPoints.
 
-N images, L cells of all levels, M positive cells of the batch, C classes, K landmarks.
+N images, L locations of all levels, M positive locations of the batch, C classes, K keypoints.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import cat
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.structures import Instances
@@ -24,17 +24,17 @@ KEYPOINT_WEIGHTINGS = ("per_garment", "per_landmark")
 
 @dataclass
 class Targets:
-    """What the cells of a batch ought to say in a stage.
+    """Targets of a stage at the locations of a batch.
 
     Attributes:
-        matched: (N, L) index of the cell's garment in its image, BACKGROUND or IGNORED.
-        classes: (M,) of the positive cells, in the order of ``matched >= 0``.
+        matched_idxs: (N, L) index of the location's garment in its image, BACKGROUND or IGNORED.
+        classes: (M,) of the positive locations, in the order of ``matched_idxs >= 0``.
         boxes: (M, 4) x1, y1, x2, y2 in pixels.
-        keypoints: (M, K, 3) x, y in pixels and visibility; None where landmarks are not learned.
+        keypoints: (M, K, 3) x, y in pixels and visibility; None where keypoints are not learned.
         normalizer: number of positives, at least one an image.
     """
 
-    matched: Tensor
+    matched_idxs: Tensor
     classes: Tensor
     boxes: Tensor
     keypoints: Tensor | None
@@ -42,9 +42,20 @@ class Targets:
 
 
 class PointSetCriterion:
-    """The losses of stages that place points, given what each cell ought to say.
+    """Losses of stages that predict points, given the targets of each stage.
 
-    Subclasses tell that by ``stage_targets``.
+    Subclasses compute the targets in ``stage_targets``.
+
+    Args:
+        num_positives: k of the assignment of locations.
+        stage_weights: factor of every stage's losses.
+        cls_weight, box_weight, keypoint_weight: 1, lambda_2 and lambda_1 of eq. 1.
+        keypoint_weighting: "per_garment" gives every garment the weight of one box, 4 coordinates, by
+            4 / (2 x its labelled keypoints), as the release does; "per_landmark" sums over its labelled
+            keypoints, as the paper does.
+        visibility_weight: of the keypoints' visibility, where stages predict it (keypoint selection).
+        focal_alpha, focal_gamma: of the focal loss of classes and of visibility.
+        smooth_l1_beta: where smooth L1 becomes linear, in units of 4 strides.
     """
 
     @configurable
@@ -62,21 +73,6 @@ class PointSetCriterion:
         focal_gamma: float,
         smooth_l1_beta: float,
     ):
-        """Args:
-        num_positives: k of the assignment of cells.
-        stage_weights: factor of every stage's losses.
-        cls_weight, box_weight, keypoint_weight: 1, lambda_2 and lambda_1 of eq. 1.
-        keypoint_weighting: "per_garment" gives every garment the weight of one box, 4 coordinates, by
-            4 / (2 x its labelled landmarks), as the release does; "per_landmark" sums over its labelled
-            landmarks, as the paper does.
-        visibility_weight: of the landmarks' visibility, where stages tell it (keypoint selection).
-        focal_alpha, focal_gamma: of the focal loss of classes and of visibility.
-        smooth_l1_beta: where smooth L1 becomes linear, in units of 4 strides.
-        """
-        if keypoint_weighting not in KEYPOINT_WEIGHTINGS:
-            raise ValueError(
-                f"keypoint_weighting: expected one of {KEYPOINT_WEIGHTINGS}, got {keypoint_weighting!r}"
-            )
         self.num_positives = num_positives
         self.stage_weights = stage_weights
         self.weights = {
@@ -91,7 +87,8 @@ class PointSetCriterion:
         self.smooth_l1_beta = smooth_l1_beta
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the constructor's arguments from ``MODEL.KGDET``."""
         loss = cfg.MODEL.KGDET.LOSS
         return {
             "num_positives": cfg.MODEL.KGDET.NUM_POSITIVES,
@@ -109,29 +106,30 @@ class PointSetCriterion:
     def __call__(
         self,
         stages: list[StageOutput],
-        cells: Tensor,
+        locations: Tensor,
         strides: Tensor,
         padded_sizes: list[tuple[int, int]],
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
-        """Losses of every stage.
+        """Compute the losses of every stage.
 
         Args:
             stages: the head's outputs.
-            cells, strides: (L, 2) and (L,) in pixels, see :func:`make_locations`.
-            padded_sizes: each image's (height, width) after its own padding; cells beyond are ignored.
-            gt_instances: with gt_boxes, gt_classes and, where the head places landmarks, gt_keypoints
+            locations: (L, 2) x, y in pixels, see :func:`make_locations`.
+            strides: (L,) pixels.
+            padded_sizes: each image's (height, width) after its own padding; locations beyond are ignored.
+            gt_instances: with gt_boxes, gt_classes and, where the head predicts keypoints, gt_keypoints
                 (n, K, 3); garments may be none.
 
         Returns:
             ``loss_cls_t``, ``loss_box_t``, ``loss_keypoint_t``, ``loss_visibility_t`` for t = 1..T, scalars,
-            as far as the stage classifies, places landmarks and tells their visibility.
+            as far as the stage predicts classes, keypoints and their visibility.
         """
-        stage_targets = self.stage_targets(stages, cells, strides, padded_sizes, gt_instances)
+        stage_targets = self.stage_targets(stages, locations, strides, padded_sizes, gt_instances)
         losses = {}
         per_stage = zip(stages, self.stage_weights, stage_targets, strict=True)
         for number, (stage, stage_weight, targets) in enumerate(per_stage, start=1):
-            for name, loss in self._stage_losses(stage, cells, strides, targets).items():
+            for name, loss in self._stage_losses(stage, locations, strides, targets).items():
                 factor = stage_weight * self.weights[name] / targets.normalizer
                 losses[f"loss_{name}_{number}"] = loss * factor
         return losses
@@ -139,154 +137,237 @@ class PointSetCriterion:
     def stage_targets(
         self,
         stages: list[StageOutput],
-        cells: Tensor,
+        locations: Tensor,
         strides: Tensor,
         padded_sizes: list[tuple[int, int]],
         gt_instances: list[Instances],
     ) -> list[Targets]:
-        """What the cells ought to say in each stage; arguments as for the call."""
+        """Compute the targets of each stage; arguments as for the call."""
         raise NotImplementedError
 
     def _stage_losses(
-        self, stage: StageOutput, cells: Tensor, strides: Tensor, targets: Targets
+        self, stage: StageOutput, locations: Tensor, strides: Tensor, targets: Targets
     ) -> dict[str, Tensor]:
-        """Sums over the batch, not yet weighted."""
-        image, cell = (targets.matched >= 0).nonzero(as_tuple=True)
-        at, unit = cells[cell], 4 * strides[cell]  # (M, 2) and (M,) pixels
+        """Compute sums over the batch, not yet weighted."""
+        image, location_id = (targets.matched_idxs >= 0).nonzero(as_tuple=True)  # (M,) both
+        centres, stride = locations[location_id], strides[location_id]  # (M, 2) and (M,) pixels
+        unit = 4 * stride
         losses = {}
         if stage.logits is not None:
             losses["cls"] = self._cls_loss(to_float32(flatten_levels(stage.logits)), targets)
-        boxes = boxes_to_pixels(flatten_levels(stage.boxes)[image, cell], at, strides[cell])
+        boxes = flatten_levels(stage.boxes)[image, location_id]  # (M, 4) in strides
+        boxes = boxes_to_pixels(boxes, centres, stride)
         losses["box"] = self._smooth_l1(boxes, targets.boxes, unit[:, None]).sum()
         if stage.keypoints is not None:
-            offsets = to_float32(flatten_levels(stage.keypoints)[image, cell])
-            points = offsets_to_points(offsets, at, strides[cell])
-            losses["keypoint"] = self._keypoint_loss(points, targets.keypoints, unit)
+            offsets = to_float32(flatten_levels(stage.keypoints)[image, location_id])  # (M, 2K)
+            points = offsets_to_points(offsets, centres, stride)  # (M, K, 2)
+            losses["keypoint"] = self._keypoint_loss(points, cast(Tensor, targets.keypoints), unit)
         if stage.visibility is not None:
-            visibility = to_float32(flatten_levels(stage.visibility)[image, cell])
-            losses["visibility"] = self._visibility_loss(visibility, targets.keypoints)
+            visibility = to_float32(flatten_levels(stage.visibility)[image, location_id])  # (M, K)
+            losses["visibility"] = self._visibility_loss(visibility, cast(Tensor, targets.keypoints))
         return losses
 
     def _cls_loss(self, logits: Tensor, targets: Targets) -> Tensor:
-        """Focal loss over all cells (N, L, C) that are not ignored."""
+        """Compute the focal loss over all locations (N, L, C) that are not ignored."""
         one_hot = torch.zeros_like(logits)
-        one_hot[targets.matched >= 0] = F.one_hot(targets.classes, logits.shape[-1]).to(logits)
-        considered = targets.matched != IGNORED
+        one_hot[targets.matched_idxs >= 0] = F.one_hot(targets.classes, logits.shape[-1]).to(logits)
+        considered = targets.matched_idxs != IGNORED  # (N, L)
         return self._focal(logits[considered], one_hot[considered]).sum()
 
     def _keypoint_loss(self, points: Tensor, keypoints: Tensor, unit: Tensor) -> Tensor:
-        """Smooth L1 of the labelled landmarks, visible or occluded; points (M, K, 2), keypoints (M, K, 3)."""
-        weights = (keypoints[..., 2] > 0).to(points)
+        """Compute smooth L1 of the labelled keypoints, visible or occluded.
+
+        Args:
+            points: (M, K, 2) predicted x, y in pixels.
+            keypoints: (M, K, 3) targets.
+            unit: (M,) pixels.
+        """
+        weights = (keypoints[..., 2] > 0).to(points)  # (M, K)
         if self.keypoint_weighting == "per_garment":
             weights = weights * 4 / (2 * weights.sum(dim=1, keepdim=True)).clamp(min=1)
-        return (self._smooth_l1(points, keypoints[..., :2], unit[:, None, None]).sum(dim=2) * weights).sum()
+        per_keypoint = self._smooth_l1(points, keypoints[..., :2], unit[:, None, None]).sum(dim=2)  # (M, K)
+        return (per_keypoint * weights).sum()
 
     def _visibility_loss(self, logits: Tensor, keypoints: Tensor) -> Tensor:
-        """Focal loss of what is labelled, visible or occluded, against all other slots; logits (M, K).
+        """Compute the focal loss of labelled keypoints, visible or occluded, against all other slots.
 
         All slots weigh the same; in all, a garment weighs as much as a class does: the sum is divided by the
-        mean number of labelled landmarks. A garment without any says nothing about its landmarks.
+        mean number of labelled keypoints. A garment without any adds nothing.
+
+        Args:
+            logits: (M, K).
+            keypoints: (M, K, 3) targets.
         """
-        labelled = keypoints[..., 2] > 0
-        told = labelled.any(dim=1)
-        number = labelled.sum().clamp(min=1) / told.sum().clamp(min=1)
-        return self._focal(logits[told], labelled[told].to(logits)).sum() / number
+        labelled = keypoints[..., 2] > 0  # (M, K)
+        has_labels = labelled.any(dim=1)  # (M,)
+        mean_labelled = labelled.sum().clamp(min=1) / has_labels.sum().clamp(min=1)
+        return self._focal(logits[has_labels], labelled[has_labels].to(logits)).sum() / mean_labelled
 
     def _focal(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Element by element, target 0 or 1."""
+        """Compute the focal loss element by element, target 0 or 1."""
         return sigmoid_focal_loss(logits, target, self.focal_alpha, self.focal_gamma)
 
     def _smooth_l1(self, prediction: Tensor, target: Tensor, unit: Tensor) -> Tensor:
-        """Element by element, on coordinates in ``unit`` pixels."""
+        """Compute smooth L1 element by element, on coordinates in ``unit`` pixels."""
         return smooth_l1_loss(prediction / unit, target / unit, self.smooth_l1_beta, reduction="none")
 
 
 class KGDetCriterion(PointSetCriterion):
-    """The cells nearest to a garment's centre answer for it, in all stages alike."""
+    """Losses with the locations nearest to each garment's centre as positives, in all stages alike."""
 
-    def stage_targets(self, stages, cells, strides, padded_sizes, gt_instances) -> list[Targets]:
-        return [self.targets(cells, strides, padded_sizes, gt_instances)] * len(stages)
+    def stage_targets(self, stages, locations, strides, padded_sizes, gt_instances) -> list[Targets]:
+        """Return the same targets for every stage; arguments as for the call."""
+        return [self.targets(locations, strides, padded_sizes, gt_instances)] * len(stages)
 
     @torch.no_grad()
     def targets(
         self,
-        cells: Tensor,
+        locations: Tensor,
         strides: Tensor,
         padded_sizes: list[tuple[int, int]],
         gt_instances: list[Instances],
     ) -> Targets:
-        """The batch's :class:`Targets`; arguments as for the call."""
-        matched = [
-            assign_by_center(garments.gt_boxes.tensor, cells, strides, valid, self.num_positives)
-            for garments, valid in zip(gt_instances, valid_locations(cells, padded_sizes), strict=True)
-        ]
-        return gather_targets(matched, gt_instances, with_keypoints=True)
-
-
-def valid_locations(cells: Tensor, padded_sizes: list[tuple[int, int]]) -> Tensor:
-    """(N, L) bool: whether a cell (L, 2) lies in an image, its own padding to (height, width) included."""
-    return torch.stack([(cells[:, 0] < width) & (cells[:, 1] < height) for height, width in padded_sizes])
-
-
-def gather_targets(matched: list[Tensor], gt_instances: list[Instances], *, with_keypoints: bool) -> Targets:
-    """Targets of cells that answer for the garments ``matched``, (L,) an image, see :class:`Targets`."""
-    positive = [garment[garment >= 0] for garment in matched]
-    images = list(zip(gt_instances, positive, strict=True))
-    keypoints = [gt.gt_keypoints.tensor[garment] for gt, garment in images] if with_keypoints else None
-    return Targets(
-        matched=torch.stack(matched),
-        classes=cat([gt.gt_classes[garment] for gt, garment in images]),
-        boxes=cat([gt.gt_boxes.tensor[garment] for gt, garment in images]),
-        keypoints=cat(keypoints) if with_keypoints else None,
-        normalizer=sum(max(len(garment), 1) for garment in positive),
-    )
-
-
-def flatten_levels(levels: list[Tensor]) -> Tensor:
-    """Maps (N, D, H, W) of all levels -> (N, L, D)."""
-    return cat([permute_to_N_HWA_K(level, level.shape[1]) for level in levels], dim=1)
+        """Compute the batch's :class:`Targets`; arguments as for the call."""
+        matched_idxs = _match_by_center(locations, strides, padded_sizes, gt_instances, self.num_positives)
+        return gather_targets(matched_idxs, gt_instances, with_keypoints=True)
 
 
 class RepPointsCriterion(PointSetCriterion):
-    """First the cells nearest to a garment's centre answer for it, in later stages those whose box fits it.
+    """Losses with positives nearest to each garment's centre first, in later stages those whose box fits it.
 
-    A stage's boxes are the proposals by which the next stage's cells are assigned. Landmarks, where there
-    are any, are learned at the same cells as the boxes of their stage.
+    A stage's boxes are the proposals by which the next stage's locations are assigned. Keypoints, where there
+    are any, are learned at the same locations as the boxes of their stage.
+
+    Args:
+        background_iou, positive_iou: see :func:`assign_by_iou`.
+
+    The other arguments are those of :class:`PointSetCriterion`.
     """
 
     @configurable
-    def __init__(self, *, background_iou: float, positive_iou: float, **point_criterion_arguments: Any):
-        """Args:
-        background_iou, positive_iou: see :func:`assign_by_iou`.
-        point_criterion_arguments: those of :class:`PointSetCriterion`.
-        """
-        super().__init__(**point_criterion_arguments)
+    def __init__(
+        self,
+        *,
+        background_iou: float,
+        positive_iou: float,
+        num_positives: int,
+        stage_weights: list[float],
+        cls_weight: float,
+        box_weight: float,
+        keypoint_weight: float,
+        keypoint_weighting: str,
+        visibility_weight: float,
+        focal_alpha: float,
+        focal_gamma: float,
+        smooth_l1_beta: float,
+    ):
+        super().__init__(
+            num_positives=num_positives,
+            stage_weights=stage_weights,
+            cls_weight=cls_weight,
+            box_weight=box_weight,
+            keypoint_weight=keypoint_weight,
+            keypoint_weighting=keypoint_weighting,
+            visibility_weight=visibility_weight,
+            focal_alpha=focal_alpha,
+            focal_gamma=focal_gamma,
+            smooth_l1_beta=smooth_l1_beta,
+        )
         self.background_iou = background_iou
         self.positive_iou = positive_iou
 
     @classmethod
-    def from_config(cls, cfg):
-        background_iou, positive_iou = cfg.MODEL.REPPOINTS.IOU_THRESHOLDS
-        thresholds = {"background_iou": background_iou, "positive_iou": positive_iou}
-        return {**super().from_config(cfg), **thresholds}
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the constructor's arguments from ``MODEL.KGDET`` and ``MODEL.REPPOINTS``."""
+        arguments = super().from_config(cfg)
+        arguments["background_iou"], arguments["positive_iou"] = cfg.MODEL.REPPOINTS.IOU_THRESHOLDS
+        return arguments
 
     @torch.no_grad()
-    def stage_targets(self, stages, cells, strides, padded_sizes, gt_instances) -> list[Targets]:
-        gt_boxes = [garments.gt_boxes.tensor for garments in gt_instances]
-        valid = valid_locations(cells, padded_sizes)
-        matched = [
-            [
-                assign_by_center(boxes, cells, strides, cell_valid, self.num_positives)
-                for boxes, cell_valid in zip(gt_boxes, valid, strict=True)
-            ]
-        ]
+    def stage_targets(self, stages, locations, strides, padded_sizes, gt_instances) -> list[Targets]:
+        """Compute the targets of each stage; arguments as for the call."""
+        matched_idxs = _match_by_center(locations, strides, padded_sizes, gt_instances, self.num_positives)
+        stages_matched_idxs = [matched_idxs]
+        valid = valid_locations(locations, padded_sizes)  # (N, L)
         for stage in stages[:-1]:
-            proposals = boxes_to_pixels(flatten_levels(stage.boxes), cells, strides)  # (N, L, 4)
-            matched.append(
-                [
-                    assign_by_iou(*image, background_iou=self.background_iou, positive_iou=self.positive_iou)
-                    for image in zip(gt_boxes, proposals, valid, strict=True)
-                ]
-            )
+            proposals = boxes_to_pixels(flatten_levels(stage.boxes), locations, strides)  # (N, L, 4)
+            matched_idxs = []
+            for garments, image_proposals, image_valid in zip(gt_instances, proposals, valid, strict=True):
+                image_matched_idxs = assign_by_iou(
+                    garments.gt_boxes.tensor,
+                    image_proposals,
+                    image_valid,
+                    background_iou=self.background_iou,
+                    positive_iou=self.positive_iou,
+                )
+                matched_idxs.append(image_matched_idxs)
+            stages_matched_idxs.append(matched_idxs)
         with_keypoints = stages[0].keypoints is not None
-        return [gather_targets(each, gt_instances, with_keypoints=with_keypoints) for each in matched]
+        return [
+            gather_targets(matched_idxs, gt_instances, with_keypoints=with_keypoints)
+            for matched_idxs in stages_matched_idxs
+        ]
+
+
+def _match_by_center(
+    locations: Tensor,
+    strides: Tensor,
+    padded_sizes: list[tuple[int, int]],
+    gt_instances: list[Instances],
+    num_positives: int,
+) -> list[Tensor]:
+    """Assign garments to locations by their centres; ``matched_idxs`` (L,) of each image."""
+    valid = valid_locations(locations, padded_sizes)
+    return [
+        assign_by_center(garments.gt_boxes.tensor, locations, strides, image_valid, num_positives)
+        for garments, image_valid in zip(gt_instances, valid, strict=True)
+    ]
+
+
+def valid_locations(locations: Tensor, padded_sizes: list[tuple[int, int]]) -> Tensor:
+    """Check which locations lie in an image, its own padding included.
+
+    Args:
+        locations: (L, 2) x, y in pixels.
+        padded_sizes: each image's (height, width) after its own padding.
+
+    Returns:
+        (N, L) bool.
+    """
+    x, y = locations.unbind(dim=1)
+    return torch.stack([(x < width) & (y < height) for height, width in padded_sizes])
+
+
+def gather_targets(
+    matched_idxs: list[Tensor], gt_instances: list[Instances], *, with_keypoints: bool
+) -> Targets:
+    """Gather the targets of positive locations from their garments.
+
+    Args:
+        matched_idxs: (L,) of each image, see :class:`Targets`.
+        gt_instances: of each image.
+        with_keypoints: gather gt_keypoints, too.
+
+    Returns:
+        The batch's targets.
+    """
+    classes, boxes, keypoints, normalizer = [], [], [], 0
+    for image_matched_idxs, garments in zip(matched_idxs, gt_instances, strict=True):
+        positive = image_matched_idxs[image_matched_idxs >= 0]  # garment of each positive location
+        classes.append(garments.gt_classes[positive])
+        boxes.append(garments.gt_boxes.tensor[positive])
+        if with_keypoints:
+            keypoints.append(garments.gt_keypoints.tensor[positive])
+        normalizer += max(len(positive), 1)
+    return Targets(
+        matched_idxs=torch.stack(matched_idxs),
+        classes=cat(classes),
+        boxes=cat(boxes),
+        keypoints=cat(keypoints) if with_keypoints else None,
+        normalizer=normalizer,
+    )
+
+
+def flatten_levels(levels: list[Tensor]) -> Tensor:
+    """Concatenate maps (N, D, H, W) of all levels into (N, L, D)."""
+    return cat([permute_to_N_HWA_K(level, level.shape[1]) for level in levels], dim=1)

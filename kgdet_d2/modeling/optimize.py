@@ -1,8 +1,9 @@
-"""A trained network made fast: BatchNorm folded away, memory format, precision, compilation, kept memory."""
+"""Fast inference of a trained model: folded BatchNorm, memory format, precision, compilation, kept memory."""
 
 import ctypes
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -19,10 +20,10 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 _DENSE_HEADS = (RetinaNetHead, StandardRPNHead)  # FCOS' head is a RetinaNetHead, too
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-# glibc's malloc.h
+# Parameters of mallopt, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-# Names of the layers that tell where something is, and how surely. In bfloat16 a landmark ten cells away is
-# told to a sixteenth of a cell, and many scores are equal.
+# Names of the layers that predict places and scores. In bfloat16 a keypoint ten locations away is exact to a
+# sixteenth of a location, and many scores are equal.
 OUTPUT_LAYERS = frozenset(
     (
         *("cls_score", "keypoint_offsets", "encode_points", "visibility"),  # KGDet
@@ -34,21 +35,27 @@ OUTPUT_LAYERS = frozenset(
 
 
 def optimize_for_inference(model: nn.Module, cfg: CfgNode) -> nn.Module:
-    """The model, changed in place as ``MODEL.INFERENCE`` asks for. It cannot be trained any more.
+    """Change a model in place as ``MODEL.INFERENCE`` says, and return it. It cannot be trained any more.
 
     Results are the same within float error, with lower precision within that of the features: the layers that
-    tell scores, points and boxes of them, and all that is made of these, stay in float32. FUSE_BN changes the
+    predict scores, points and boxes, and all that is made of these, stay in float32. FUSE_BN changes the
     state dict.
 
     Args:
         model: any of Detectron2's, with its trained weights, on its device, in evaluation mode.
+        cfg: the model's config.
+
+    Returns:
+        The model.
 
     Raises:
         ValueError: the model is in training mode, or the precision is none that its device computes in, or
             memory cannot be kept.
     """
     if model.training:
-        raise ValueError("for_inference: expected a model in evaluation mode, got one in training mode")
+        raise ValueError(
+            "optimize_for_inference: expected a model in evaluation mode, got one in training mode"
+        )
     inference, device = cfg.MODEL.INFERENCE, next(model.parameters()).device
     check_precision(inference.PRECISION, device)
     if inference.KEEP_MEMORY and device.type == "cpu":  # elsewhere PyTorch does
@@ -69,7 +76,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Refuse a precision whose convolutions the device lacks, or has only emulated and many times slower.
 
     Raises:
-        ValueError
+        ValueError: naming the precisions that the device computes in.
     """
     if precision == "float16" and device.type == "cpu":
         raise ValueError("MODEL.INFERENCE.PRECISION: expected 'float32' or 'bfloat16' on CPU, got 'float16'")
@@ -82,9 +89,10 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def disable_malloc_trim() -> None:
-    """Have this process keep the memory that tensors free for those to come.
+    """Let this process keep the memory that tensors free, for later tensors.
 
-    By default glibc returns it to the system at once, which must clear every page before it lends it again.
+    By default glibc returns it to the system at once, which must clear every page before it
+    gives it out again.
 
     Raises:
         ValueError: the C library is not glibc.
@@ -98,7 +106,7 @@ def disable_malloc_trim() -> None:
 
 
 def fuse_batch_norms(model: nn.Module) -> None:
-    """Fold every BatchNorm, frozen or not, into the convolution whose output it takes."""
+    """Fold every BatchNorm, frozen or not, into the convolution whose output it normalises."""
     for module in list(model.modules()):
         if isinstance(module, Conv2d) and _can_be_folded(module.norm):
             _fold(module, module.norm)
@@ -111,32 +119,34 @@ def fuse_batch_norms(model: nn.Module) -> None:
 
 
 def _can_be_folded(norm: nn.Module | None) -> bool:
-    """One without running statistics normalises by its input's."""
+    """Check for a BatchNorm with running statistics; one without them normalises by its input's."""
     return isinstance(norm, _BATCH_NORMS) and norm.running_mean is not None
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+def _fold(conv: nn.Conv2d, norm: Any) -> None:
+    """Scale and shift a convolution's weight and bias as the BatchNorm does its output."""
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
 
 
 def compile_convolutions(model: nn.Module, device: torch.device) -> None:
-    """Have backbone, towers and dense heads compiled when they first run, on CUDA with CUDA graphs.
+    """Compile backbone, towers and dense heads when they first run, on CUDA with CUDA graphs.
 
-    Compiled once for photos of all sizes, and once more where a batch is of several. A CUDA graph is recorded
+    Compiled once for images of all sizes, and once more where a batch is of several. A CUDA graph is recorded
     for each size.
     """
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     for part in _convolutional_parts(model):
         part.forward = torch.compile(part.forward, dynamic=True, mode=mode)
     if device.type == "cuda":
-        # What one graph gives must last until the forward pass is over.
+        # The output of one graph must last until the forward pass is over.
         model.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
 
 
 def _convolutional_parts(model: nn.Module) -> Iterator[nn.Module]:
-    yield model.backbone
+    """Yield the modules that are compiled."""
+    yield model.get_submodule("backbone")
     for module in model.modules():
         if isinstance(module, PointSetHead):
             yield from (module.cls_tower, module.keypoint_tower)
@@ -145,9 +155,10 @@ def _convolutional_parts(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def lower_precision(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Autocast the forward pass, but for the layers in :data:`OUTPUT_LAYERS`."""
+    """Autocast the forward pass, except for the layers in :data:`OUTPUT_LAYERS`."""
     for name, module in model.named_modules():
         if name.split(".")[-1] in OUTPUT_LAYERS and isinstance(module, _LAYERS):
             module.register_forward_pre_hook(lambda _, inputs: tuple(map(to_float32, inputs)))
-            module.forward = torch.autocast(device.type, enabled=False)(module.forward)
+            in_full = torch.autocast(device.type, enabled=False)(module.forward)
+            module.forward = in_full  # type: ignore[method-assign]
     model.forward = torch.autocast(device.type, dtype)(model.forward)

@@ -1,4 +1,4 @@
-"""From the last stage's predictions to garments (paper, "Inference Details").
+"""Post-processing: the garments of the last stage's predictions (paper, "Inference Details").
 
 N images, H x W locations of a level, L locations of all levels, C classes, K keypoints, n chosen locations.
 """

@@ -72,9 +72,8 @@ def check_shapes(container: object, columns: Mapping[str, Column], sizes: Mappin
             check(rising, f"{name}: expected 0 first and no decrease")
             sizes[column.counts] = int(offsets[-1])
     for name, column in columns.items():
-        shape = _shape(column, sizes)
-        found = getattr(container, name).shape
-        check(found == shape, f"{name}: expected shape {shape}, got {found}")
+        shape, expected = getattr(container, name).shape, _shape(column, sizes)
+        check(shape == expected, f"{name}: expected shape {expected}, got {shape}")
 
 
 def check_class_indices(category_id: np.ndarray, schema: KeypointSchema) -> None:
@@ -191,8 +190,8 @@ def open_columns(
         check(zipfile.is_zipfile(path), "truncated, or of another kind")
         with np.load(path, allow_pickle=False) as archive:
             for name, expected in {"format_version": version, "schema": schema.name}.items():
-                found = archive[name].item()
-                check(found == expected, f"{name}: expected {expected!r}, got {found!r}")
+                value = archive[name].item()
+                check(value == expected, f"{name}: expected {expected!r}, got {value!r}")
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: not a usable {kind} file: {error}.{hint}") from error

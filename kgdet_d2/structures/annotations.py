@@ -156,7 +156,8 @@ class AnnotationTable:
     @cached_property
     def has_area(self) -> np.ndarray:
         """Whether the box has a width and a height, bool (G,)."""
-        return (self.box[:, 2:] > self.box[:, :2]).all(axis=1)
+        width, height = (self.box[:, 2:] > self.box[:, :2]).T
+        return width & height
 
     def labelled(self, *, visible_only: bool = False) -> np.ndarray:
         """Return bool (L,), the landmarks that an evaluation counts.
@@ -281,7 +282,7 @@ class AnnotationTable:
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all; its folder is made where it is missing."""
-        further = {}
+        further: dict[str, np.ndarray] = {}
         for kind in ("photo_attributes", "garment_attributes"):
             further |= {f"{kind}.{name}": array for name, array in getattr(self, kind).items()}
         write_columns(path, self, _COLUMNS, version=FORMAT_VERSION, further=further, deflate=True)
@@ -383,12 +384,10 @@ def _polygons_of(segmentation: object, where: str) -> list[np.ndarray]:
     return polygons
 
 
-def _attributes_of(record: Mapping[str, Any], fields: set[str]) -> dict[str, int | str]:
-    return {
-        name: value
-        for name, value in record.items()
-        if name not in fields and isinstance(value, int | str | np.integer)
-    }
+def _attributes_of(record: Mapping[str, Any], fields: set[str]) -> dict[str, Any]:
+    """Return the ints and strs of a dict that are not among the fields."""
+    further = {name: value for name, value in record.items() if name not in fields}
+    return {name: value for name, value in further.items() if isinstance(value, int | str | np.integer)}
 
 
 def _attribute_columns(rows: Sequence[Mapping[str, int | str]], kind: str) -> dict[str, np.ndarray]:

@@ -168,7 +168,8 @@ class Predictions:
     @classmethod
     def empty(cls, schema: KeypointSchema) -> "Predictions":
         """Return predictions on no images."""
-        return cls(schema=schema, **empty_columns(_COLUMNS, {"slot": schema.num_keypoints}))
+        columns = empty_columns(_COLUMNS, {"slot": schema.num_keypoints})
+        return cls(schema=schema, has_keypoints=True, **columns)
 
     @classmethod
     def concatenate(cls, parts: Iterable["Predictions"], schema: KeypointSchema) -> "Predictions":

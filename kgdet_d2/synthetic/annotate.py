@@ -1,4 +1,4 @@
-"""DeepFashion2's annotation: decided from what was really painted, and drawn."""
+"""DeepFashion2's annotation of a photo: decided from the pixels really painted, and drawn."""
 
 import cv2
 import numpy as np
@@ -7,77 +7,28 @@ from kgdet_d2.schema import DEEPFASHION2
 from kgdet_d2.synthetic.canvas import Camera, Canvas
 from kgdet_d2.synthetic.garments import Garment
 
-_REACH = 2  # pixels around a landmark that decide whether it is seen
-_SEEN = 0.4  # of the cloth that was painted there,
-_SEEN_PIXELS = 3  # and not less than this
+_REACH = 2  # pixels around a landmark that decide whether it is visible
+_MIN_SHARE = 0.4  # of the cloth that was painted there,
+_MIN_PIXELS = 3  # and not less than this
 _TOLERANCE = 0.7  # pixels that a polygon may be off the region's edge
 
 _COLOURS = ((60, 220, 60), (40, 160, 255), (255, 120, 40))  # BGR of the first, second, third garment
 _COVERED = (40, 40, 230)
 
 
-def _seen(garment: Garment, canvas: Canvas, xy: np.ndarray) -> np.ndarray:
-    """Bool (K_c,): enough of a piece that the landmark lies on is still to be seen around it."""
-    height, width = canvas.owner.shape
-    steps = np.mgrid[-_REACH : _REACH + 1, -_REACH : _REACH + 1].reshape(2, -1).T
-    around = np.round(xy).astype(int)[:, None] + steps  # (K_c, 25, 2)
-    x, y = around[..., 0], around[..., 1]
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    x, y = x.clip(0, width - 1), y.clip(0, height - 1)
-    owner = canvas.owner[y, x]
-    seen = np.zeros(len(xy), dtype=bool)
-    for number, piece in garment.pieces.items():
-        on_piece = np.array([name in piece.names for name in garment.design.keypoint_names])
-        once = (garment.painted[number][y, x] & inside).sum(axis=1)
-        now = ((owner == number) & inside).sum(axis=1)
-        seen |= on_piece & (now >= _SEEN_PIXELS) & (now >= _SEEN * once)
-    return seen
-
-
-def _landmarks(garment: Garment, canvas: Canvas, camera: Camera) -> np.ndarray:
-    """(K_c, 3): x, y with one decimal and v 2 visible, 1 covered, 0 outside the frame (x = y = 0 then)."""
-    height, width = canvas.owner.shape
-    xy = np.round(garment.keypoints(camera), 1)
-    inside = ((xy >= 0) & (xy < (width, height))).all(axis=1)
-    v = np.where(_seen(garment, canvas, xy), 2, 1)
-    return np.where(inside[:, None], np.column_stack([xy, v]), 0.0)
-
-
-def _box(garment: Garment, labelled: np.ndarray, shape: tuple[int, int]) -> list[int]:
-    """The garment's extent inside the frame, hidden parts included, as DeepFashion2's boxes have it."""
-    extent = garment.extent()
-    columns, rows = np.flatnonzero(extent.any(axis=0)), np.flatnonzero(extent.any(axis=1))
-    x, y = [*columns[[0, -1]], *labelled[:, 0]], [*rows[[0, -1]], *labelled[:, 1]]
-    height, width = shape
-    return [
-        *(int(max(np.floor(min(x)), 0)), int(max(np.floor(min(y)), 0))),
-        *(int(min(np.ceil(max(x)) + 1, width)), int(min(np.ceil(max(y)) + 1, height))),
-    ]
-
-
-def _grade(share: float, low: float, high: float) -> int:
-    """1 up to low, 2 up to high, 3 above."""
-    return 1 + int(share > low) + int(share > high)
-
-
-def _polygons(mask: np.ndarray) -> list[list[int]]:
-    """Outlines of the regions that have an area, each x, y, x, y, ... of at least three points."""
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    polygons = []
-    for contour in contours:
-        simpler = cv2.approxPolyDP(contour, _TOLERANCE, True)
-        if cv2.contourArea(contour) > 0:
-            polygons.append((simpler if len(simpler) >= 3 else contour).reshape(-1).tolist())
-    return polygons
-
-
 def annotate(garment: Garment, canvas: Canvas, camera: Camera, *, viewpoint: int) -> dict:
-    """One ``item`` of DeepFashion2's JSON.
+    """Return a garment's annotation, one ``item`` of DeepFashion2's JSON.
 
     The grades: scale by the box's share of the photo (10 and 40 %), occlusion by the covered share of
     the landmarks inside the frame (20 and 50 %), zoom_in by the share of landmarks outside (0 and 40 %).
+
+    Args:
+        garment: with the pieces that were painted.
+        canvas: after everything was painted.
+        camera: from body coordinates to pixels.
+        viewpoint: DeepFashion2's: 1 not worn, 2 from the front, 3 from the side.
     """
-    keypoints = _landmarks(garment, canvas, camera)
+    keypoints = _keypoints(garment, canvas, camera)
     labelled = keypoints[keypoints[:, 2] > 0]
     box = _box(garment, labelled, canvas.owner.shape)
     share = (box[2] - box[0]) * (box[3] - box[1]) / canvas.owner.size
@@ -93,6 +44,83 @@ def annotate(garment: Garment, canvas: Canvas, camera: Camera, *, viewpoint: int
         "occlusion": _grade(float((labelled[:, 2] == 1).mean()), 0.2, 0.5),
         "category_name": garment.design.name,
     }
+
+
+def _visible(garment: Garment, canvas: Canvas, xy: np.ndarray) -> np.ndarray:
+    """Return bool (K_c,): whether enough is still shown of a piece that the landmark lies on.
+
+    Enough is a share of the piece's pixels in the 5 x 5 around the landmark, and a few pixels at least.
+
+    Args:
+        garment: with the pieces that were painted.
+        canvas: after everything was painted.
+        xy: (K_c, 2) pixels of the landmarks.
+    """
+    height, width = canvas.owner.shape
+    steps = np.mgrid[-_REACH : _REACH + 1, -_REACH : _REACH + 1].reshape(2, -1).T  # (25, 2)
+    around = np.round(xy).astype(int)[:, None] + steps  # (K_c, 25, 2)
+    x, y = around[..., 0], around[..., 1]  # (K_c, 25) each, as all below
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x, y = x.clip(0, width - 1), y.clip(0, height - 1)
+    owner = canvas.owner[y, x]
+    visible = np.zeros(len(xy), dtype=bool)
+    for number, piece in garment.pieces.items():
+        on_piece = np.array([name in piece.names for name in garment.design.keypoint_names])
+        painted = (garment.painted[number][y, x] & inside).sum(axis=1)
+        shown = ((owner == number) & inside).sum(axis=1)
+        visible |= on_piece & (shown >= _MIN_PIXELS) & (shown >= _MIN_SHARE * painted)
+    return visible
+
+
+def _keypoints(garment: Garment, canvas: Canvas, camera: Camera) -> np.ndarray:
+    """Return the landmarks, (K_c, 3) x, y, v.
+
+    x, y have one decimal; v is 2 visible, 1 covered, 0 outside the frame (x = y = 0 then).
+    """
+    height, width = canvas.owner.shape
+    xy = np.round(garment.keypoints(camera), 1)
+    inside = np.all((xy >= 0) & (xy < (width, height)), axis=1)
+    v = np.where(_visible(garment, canvas, xy), 2, 1)
+    return np.where(inside[:, None], np.column_stack([xy, v]), 0.0)
+
+
+def _box(garment: Garment, labelled: np.ndarray, shape: tuple[int, int]) -> list[int]:
+    """Return the garment's box x1 y1 x2 y2, hidden parts included, as DeepFashion2's boxes have them.
+
+    Args:
+        garment: with the pieces that were painted; some pixel of it is inside the frame.
+        labelled: (n, 3) x, y, v of the landmarks inside the frame.
+        shape: height and width of the frame.
+    """
+    extent = garment.extent()
+    columns, rows = np.flatnonzero(extent.any(axis=0)), np.flatnonzero(extent.any(axis=1))
+    x = [columns[0], columns[-1], *labelled[:, 0]]
+    y = [rows[0], rows[-1], *labelled[:, 1]]
+    height, width = shape
+    x1, y1 = np.floor(min(x)), np.floor(min(y))
+    x2, y2 = np.ceil(max(x)) + 1, np.ceil(max(y)) + 1
+    return [int(max(x1, 0)), int(max(y1, 0)), int(min(x2, width)), int(min(y2, height))]
+
+
+def _grade(share: float, low: float, high: float) -> int:
+    """Return a grade: 1 up to low, 2 up to high, 3 above."""
+    return 1 + int(share > low) + int(share > high)
+
+
+def _polygons(mask: np.ndarray) -> list[list[int]]:
+    """Return the outlines of a mask's regions, each x, y, x, y, ... of at least three points.
+
+    Args:
+        mask: bool (H, W); regions without an area (lines of pixels) are left out.
+    """
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    polygons = []
+    for contour in contours:
+        if cv2.contourArea(contour) > 0:
+            simplified = cv2.approxPolyDP(contour, _TOLERANCE, True)
+            polygon: np.ndarray = simplified if len(simplified) >= 3 else contour
+            polygons.append(polygon.reshape(-1).tolist())
+    return polygons
 
 
 def draw_annotation(image: np.ndarray, annotation: dict, *, side: int) -> np.ndarray:

@@ -1,25 +1,60 @@
-"""What is painted: the backdrop, skin, cloth and its details; and what a camera does to it all."""
-
-from collections.abc import Callable
+"""Painting: the backdrop, skin, cloth and its details; and light and noise of the camera at the end."""
 
 import cv2
 import numpy as np
 
-from kgdet_d2.synthetic.canvas import Camera, Canvas, Shape, ellipse, smooth_outline
-from kgdet_d2.synthetic.cloth import random_colour, weave
+from kgdet_d2.synthetic.canvas import Camera, Canvas, Shader, Shape, ellipse, smooth_outline
+from kgdet_d2.synthetic.cloth import draw_pattern, random_colour
 from kgdet_d2.synthetic.figure import WAIST
 from kgdet_d2.synthetic.garments import Design, Garment, Piece, Points, is_corner
 
+_NECKLINE = ("neck_left", "neck_front_left", "neck_front", "neck_front_right", "neck_right")
+_BAND = 0.07  # heads
+
+Stops = list[np.ndarray] | np.ndarray  # n points (3,), or (n, 3)
+
+
+def draw_backdrop(rng: np.random.Generator, height: int, width: int, *, clean: bool) -> np.ndarray:
+    """Draw what is behind the person: a studio's plain wall, or a room or street with clutter.
+
+    Args:
+        rng: where the choices come from.
+        height: pixels.
+        width: pixels.
+        clean: the plain wall.
+
+    Returns:
+        uint8 (H, W, 3) BGR.
+    """
+    image = _ramp(rng, height, width, contrast=6 if clean else 22)
+    if not clean:
+        if rng.random() < 0.6:
+            horizon = int(rng.uniform(0.5, 0.95) * height)
+            image[horizon:] = _ramp(rng, height - horizon, width, contrast=15)
+        for _ in range(rng.integers(2, 12)):
+            _draw_clutter(rng, image)
+        if rng.random() < 0.3:  # planks, tiles, blinds
+            step, axis = int(rng.integers(8, 40)), rng.integers(2)
+            lines = image[::step] if axis else image[:, ::step]
+            lines *= rng.uniform(0.6, 0.9)
+        if rng.random() < 0.6:
+            cell = int(rng.integers(2, 12))
+            grain = rng.normal(0, rng.uniform(3, 14), (height // cell + 1, width // cell + 1, 1))
+            image += cv2.resize(grain.astype(np.float32), (width, height))[..., None]
+        if rng.random() < 0.5:
+            image = cv2.blur(image, (int(rng.integers(2, 6)),) * 2)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
 
 def _ramp(rng: np.random.Generator, height: int, width: int, *, contrast: float) -> np.ndarray:
-    """float32 (H, W, 3): a colour that changes smoothly over the frame."""
+    """Return float32 (H, W, 3): a colour that changes smoothly over the frame."""
     base = random_colour(rng, dull=rng.random() < 0.7)
     corners = base + rng.normal(0, contrast, (3, 3, 1)) + rng.normal(0, 0.3 * contrast, (3, 3, 3))
     return cv2.resize(corners.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _shape(rng: np.random.Generator, image: np.ndarray) -> None:
-    """A rectangle, ellipse, line or polygon anywhere."""
+def _draw_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
+    """Draw a rectangle, ellipse, line or polygon anywhere on an image (H, W, 3), in place."""
     height, width = image.shape[:2]
     size = np.array([width, height])
     colour = tuple(map(float, random_colour(rng, dull=rng.random() < 0.6)))
@@ -39,40 +74,26 @@ def _shape(rng: np.random.Generator, image: np.ndarray) -> None:
         cv2.fillPoly(image, [corners.astype(np.int32)], colour, cv2.LINE_AA)
 
 
-def backdrop(rng: np.random.Generator, height: int, width: int, *, clean: bool) -> np.ndarray:
-    """uint8 (H, W, 3) BGR: a studio's plain wall, or a room or street with clutter."""
-    image = _ramp(rng, height, width, contrast=6 if clean else 22)
-    if not clean:
-        if rng.random() < 0.6:
-            horizon = int(rng.uniform(0.5, 0.95) * height)
-            image[horizon:] = _ramp(rng, height - horizon, width, contrast=15)
-        for _ in range(rng.integers(2, 12)):
-            _shape(rng, image)
-        if rng.random() < 0.3:  # planks, tiles, blinds
-            step, axis = int(rng.integers(8, 40)), rng.integers(2)
-            lines = image[::step] if axis else image[:, ::step]
-            lines *= rng.uniform(0.6, 0.9)
-        if rng.random() < 0.6:
-            cell = int(rng.integers(2, 12))
-            grain = rng.normal(0, rng.uniform(3, 14), (height // cell + 1, width // cell + 1, 1))
-            image += cv2.resize(grain.astype(np.float32), (width, height))[..., None]
-        if rng.random() < 0.5:
-            image = cv2.blur(image, (int(rng.integers(2, 6)),) * 2)
-    return np.clip(image, 0, 255).astype(np.uint8)
+def add_camera_noise(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Add light, tint, blur and sensor noise.
 
+    Args:
+        rng: where the choices come from.
+        image: uint8 (H, W, 3); left as it is.
 
-def develop(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Light, tint, blur and sensor noise: uint8 (H, W, 3) -> the same."""
+    Returns:
+        uint8 (H, W, 3).
+    """
     gain = rng.uniform(0.8, 1.15) * rng.uniform(0.95, 1.05, 3)
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (3, 3), float(rng.uniform(0.3, 0.8)))
     noise = rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None] * np.float32(rng.uniform(0, 6))
-    out = image * gain.astype(np.float32) + np.float32(rng.uniform(-12, 12)) + noise
-    return np.clip(out, 0, 255).astype(np.uint8)
+    noisy = image * gain.astype(np.float32) + np.float32(rng.uniform(-12, 12)) + noise
+    return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
 def paint_shape(canvas: Canvas, camera: Camera, shape: Shape) -> None:
-    """Skin, hair, shoes: one colour, darker towards the edge."""
+    """Paint skin, hair, shoes and objects: one colour, darker towards the edge."""
     outline = camera(smooth_outline(shape.outline, np.zeros(len(shape.outline), dtype=bool)))
     blur = max(1, int(0.2 * camera.scale))
 
@@ -85,26 +106,36 @@ def paint_shape(canvas: Canvas, camera: Camera, shape: Shape) -> None:
 def paint_piece(
     canvas: Canvas, camera: Camera, rng: np.random.Generator, garment: Garment, number: int
 ) -> None:
-    """Paint one piece of a garment with its trimmings, and note what it covered."""
+    """Paint one piece of a garment with its details, and note what it covered.
+
+    Args:
+        canvas: what is painted on.
+        camera: from body coordinates to pixels.
+        rng: where folds and light come from.
+        garment: its ``painted`` gets the entry ``number``.
+        number: of the piece, a key of ``garment.pieces``; the canvas's owner of the pixels.
+    """
     design, piece = garment.design, garment.pieces[number]
     corners = np.array([is_corner(name, design) for name in piece.names])
     stops = np.stack([garment.points[name] for name in piece.names])
     outline = camera(smooth_outline(stops, corners))
-    shader = _shader(camera, rng, garment, piece)
+    shader = _cloth_shader(camera, rng, garment, piece)
     garment.painted[number] = canvas.fill(outline, shader, owner=number)
     canvas.line(outline, 0.5 * design.cloth.colours[0], closed=True)
     if not piece.lining:
-        trim(canvas, camera, design, garment.points, piece)
+        draw_details(canvas, camera, design, garment.points, piece)
 
 
-def _shader(
-    camera: Camera, rng: np.random.Generator, garment: Garment, piece: Piece
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """The cloth's pattern runs along the piece; folds, a light from one side, darker edges."""
+def _cloth_shader(camera: Camera, rng: np.random.Generator, garment: Garment, piece: Piece) -> Shader:
+    """Return the shader of a piece of cloth.
+
+    The pattern runs along the piece; there are folds, a light from one side, darker edges.
+    """
     design, points = garment.design, garment.points
-    along = camera(np.stack([points[piece.names[0]], points[piece.names[len(piece.names) // 2]]]))
+    first, middle = piece.names[0], piece.names[len(piece.names) // 2]
+    along = camera(np.stack([points[first], points[middle]]))  # (2, 2) pixels
     angle = camera.roll
-    if piece.names[-1].startswith("sleeve_root"):
+    if _is_sleeve(piece):
         dx, dy = along[1] - along[0]
         angle = -np.arctan2(dx, dy)
     sin, cos = np.float32(np.sin(angle) / camera.scale), np.float32(np.cos(angle) / camera.scale)
@@ -115,20 +146,23 @@ def _shader(
 
     def shade(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> np.ndarray:
         x, y = x - np.float32(along[0, 0]), y - np.float32(along[0, 1])
-        u, v = x * cos + y * sin, y * cos - x * sin
+        u, v = x * cos + y * sin, y * cos - x * sin  # (h, w), heads across and along the piece
         size = mask.shape[::-1]
         bright = 1 + cv2.resize(folds, size, interpolation=cv2.INTER_CUBIC) + light * u
         bright *= tone * (0.7 + 0.3 * cv2.blur(mask, (blur, blur)))
-        return weave(design.cloth, u, v) * bright[..., None]
+        return draw_pattern(design.cloth, u, v) * bright[..., None]
 
     return shade
 
 
-_NECKLINE = ("neck_left", "neck_front_left", "neck_front", "neck_front_right", "neck_right")
-_BAND = 0.07  # heads
+def _is_sleeve(piece: Piece) -> bool:
+    """Return whether the piece is a sleeve; its outline ends at the sleeve's root."""
+    return piece.names[-1].startswith("sleeve_root")
 
 
-Stops = list[np.ndarray] | np.ndarray  # n points (3,), or (n, 3)
+def _side_of(name: str) -> str:
+    """Return ``left`` or ``right``, the last part of a point's name."""
+    return name.rsplit("_", 1)[1]
 
 
 class _Pen:
@@ -138,40 +172,58 @@ class _Pen:
         self.canvas, self.camera, self.points = canvas, camera, points
 
     def line(self, stops: Stops, colour: np.ndarray, *, width: float = 0.0) -> None:
+        """Draw a line, ``width`` heads wide and a pixel at least."""
         thickness = max(1, int(width * self.camera.scale))
-        self.canvas.line(self.camera(np.stack(stops)), colour, thickness=thickness)
+        self.canvas.line(self.camera(np.asarray(stops)), colour, thickness=thickness)
 
     def fill(self, corners: Stops, colour: np.ndarray) -> None:
-        self.canvas.fill(self.camera(np.stack(corners)), colour, owner=None)
+        """Fill a polygon."""
+        self.canvas.fill(self.camera(np.asarray(corners)), colour, owner=None)
 
     def at(self, *names: str) -> list[np.ndarray]:
+        """Return the named points, each (3,)."""
         return [self.points[name] for name in names]
 
     def between(self, first: str, second: str, share: float) -> np.ndarray:
+        """Return the point (3,) at a share (0..1) of the way from one named point to another."""
         return (1 - share) * self.points[first] + share * self.points[second]
 
 
-def trim(canvas: Canvas, camera: Camera, design: Design, points: Points, piece: Piece) -> None:
-    """Trim one piece, just painted."""
+def draw_details(canvas: Canvas, camera: Camera, design: Design, points: Points, piece: Piece) -> None:
+    """Draw the details of one piece, just painted.
+
+    These are bands, seams, pleats, pockets, buttons, lapels, prints: what tells a garment's parts apart.
+
+    Args:
+        canvas: what is drawn on; owners stay.
+        camera: from body coordinates to pixels.
+        design: of the garment.
+        points: of the garment.
+        piece: the piece of cloth, not a lining.
+    """
     pen = _Pen(canvas, camera, points)
-    if piece.names[-1].startswith("sleeve_root"):
-        side = piece.names[-1].rsplit("_", 1)[1]
-        pen.line(pen.at(f"cuff_outer_{side}", f"cuff_inner_{side}"), design.cloth.colours[2], width=_BAND)
+    if _is_sleeve(piece):
+        side = _side_of(piece.names[-1])
+        cuff = pen.at(f"cuff_outer_{side}", f"cuff_inner_{side}")
+        pen.line(cuff, design.cloth.colours[2], width=_BAND)
+    elif design.name == "skirt":
+        _draw_skirt(pen, design)
     elif design.kind == "bottom":
-        (_skirt if design.name == "skirt" else _legs)(pen, design)
+        _draw_legs(pen, design)
     elif design.kind == "outwear":
-        _outwear(pen, design, side=piece.names[0].rsplit("_", 1)[1])
+        _draw_outwear(pen, design, side=_side_of(piece.names[0]))
     else:
-        _front(pen, design)
+        _draw_front(pen, design)
 
 
-def _waistband(pen: _Pen, colour: np.ndarray) -> None:
+def _draw_waistband(pen: _Pen, colour: np.ndarray) -> None:
+    """Draw a line a little below the waist."""
     band = np.stack(pen.at("waist_left", "waist_centre", "waist_right"))
     pen.line(band + np.array([0, 0.11, 0]), colour)
 
 
-def _pleats(pen: _Pen, design: Design, top: tuple[str, str], hem: tuple[str, str]) -> None:
-    """Three to six lines down to the hem, on about half of the designs."""
+def _draw_pleats(pen: _Pen, design: Design, top: tuple[str, str], hem: tuple[str, str]) -> None:
+    """Draw three to six lines down to the hem, on about half of the designs."""
     if design.cloth.seed % 2:
         return
     count = 3 + design.cloth.seed % 7 // 2
@@ -180,14 +232,16 @@ def _pleats(pen: _Pen, design: Design, top: tuple[str, str], hem: tuple[str, str
         pen.line(stops, 0.72 * design.cloth.colours[0])
 
 
-def _skirt(pen: _Pen, design: Design) -> None:
-    _waistband(pen, design.cloth.colours[2])
-    _pleats(pen, design, ("waist_left", "waist_right"), ("hem_left", "hem_right"))
+def _draw_skirt(pen: _Pen, design: Design) -> None:
+    """Draw a skirt's waistband and pleats."""
+    _draw_waistband(pen, design.cloth.colours[2])
+    _draw_pleats(pen, design, ("waist_left", "waist_right"), ("hem_left", "hem_right"))
 
 
-def _legs(pen: _Pen, design: Design) -> None:
+def _draw_legs(pen: _Pen, design: Design) -> None:
+    """Draw waistband, fly, pockets and creases of shorts or trousers."""
     dark = 0.6 * design.cloth.colours[2]
-    _waistband(pen, design.cloth.colours[2])
+    _draw_waistband(pen, design.cloth.colours[2])
     pen.line(pen.at("waist_centre", "crotch"), dark)
     hip = "hip" if design.name == "trousers" else "side"
     for side in ("left", "right"):
@@ -199,34 +253,36 @@ def _legs(pen: _Pen, design: Design) -> None:
             pen.line([knee + 0.35 * (knee - hem), knee, hem], 0.75 * design.cloth.colours[0])
 
 
-def _outwear(pen: _Pen, design: Design, *, side: str) -> None:
+def _draw_outwear(pen: _Pen, design: Design, *, side: str) -> None:
+    """Draw lapel or band, pocket and, on the right, buttons of one front panel."""
     cloth, points = design.cloth, pen.points
     edge = pen.at(*(f"opening_{part}_{side}" for part in ("top", "upper", "lower", "hem")))
     outward = np.sign(points[f"shoulder_{side}"][0]) * np.array([1.0, 0, 0])
     lapel = design.cut["lapel"]
     if lapel > 0.1:
         neck = pen.at(f"neck_{side}", f"neck_front_{side}", f"opening_top_{side}")
-        pen.fill([*neck, neck[1] + lapel * outward + [0, 0.1, 0]], 0.8 * cloth.colours[2])
-        pen.line([neck[0], neck[1] + lapel * outward + [0, 0.1, 0], neck[2]], 0.45 * cloth.colours[0])
+        tip = neck[1] + lapel * outward + [0, 0.1, 0]
+        pen.fill([*neck, tip], 0.8 * cloth.colours[2])
+        pen.line([neck[0], tip, neck[2]], 0.45 * cloth.colours[0])
     else:
         pen.line([*pen.at(f"neck_{side}", f"neck_front_{side}"), *edge], cloth.colours[2], width=_BAND)
-    pocket = pen.between(f"side_2_{side}", f"opening_lower_{side}", 0.3)
-    pen.line([pocket, pen.between(f"side_2_{side}", f"opening_lower_{side}", 0.65)], 0.5 * cloth.colours[0])
+    pocket = [pen.between(f"side_2_{side}", f"opening_lower_{side}", share) for share in (0.3, 0.65)]
+    pen.line(pocket, 0.5 * cloth.colours[0])
     if side == "right":
         for point in edge[:3]:
             button = ellipse(point[:2] + 0.07 * outward[:2] + [0, 0.08], 0.035, 0.035)
             pen.fill(np.insert(button, 2, point[2], axis=1), 0.4 * cloth.colours[2])
 
 
-def _front(pen: _Pen, design: Design) -> None:
-    """Tops and dresses."""
+def _draw_front(pen: _Pen, design: Design) -> None:
+    """Draw neckband and print of a top or dress, and a dress's belt and pleats."""
     cloth, points = design.cloth, pen.points
     pen.line(pen.at(*_NECKLINE), cloth.colours[2], width=_BAND)
     if design.kind == "dress":
         half = 0.5 * (points["side_1_right"] - points["side_1_left"]) * [1, 0, 0]
         middle = np.array([0, WAIST, 0.1])
         pen.line([middle - half, middle, middle + half], cloth.colours[2], width=_BAND)
-        _pleats(pen, design, ("side_1_left", "side_1_right"), ("hem_left", "hem_right"))
+        _draw_pleats(pen, design, ("side_1_left", "side_1_right"), ("hem_left", "hem_right"))
     if cloth.print:
         x, y = points["neck_front"][:2]
         motif = ellipse((x, y + 0.42), 0.26, 0.2)

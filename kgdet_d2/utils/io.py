@@ -10,7 +10,12 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file for writing bytes; it appears under its name when the block ends well, else not at all."""
+    """Open a file for writing bytes; it appears under its name when the block ends well, else not at all.
+
+    Args:
+        path: the file; its folder is made where there is none. An older file of the name stays until the
+            block has ended.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -23,7 +28,12 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: str | Path, report: object) -> None:
-    """Write a report, indented, as a whole file."""
+    """Write a report, indented, as a whole file.
+
+    Args:
+        path: the file; its folder is made where there is none.
+        report: what JSON can express.
+    """
     with atomic_write(path) as file:
         file.write(json.dumps(report, indent=2).encode() + b"\n")
 
@@ -31,8 +41,12 @@ def write_json(path: str | Path, report: object) -> None:
 def write_json_array(file: BinaryIO, items: Iterable[object]) -> None:
     """Write items as one JSON array, an item a line; one item at a time is held as text.
 
+    Args:
+        file: open for writing bytes.
+        items: what JSON can express, each.
+
     Raises:
-        ValueError: a number that is not finite, for which JSON has no word.
+        ValueError: a number that is not finite, which JSON cannot express.
     """
     file.write(b"[")
     for number, item in enumerate(items):

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,9 +20,7 @@ def dataset(annotations) -> FashionDataset:
 
 
 @pytest.fixture
-def registered(annotations, image_root, tmp_path, monkeypatch) -> str:
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        monkeypatch.setattr(catalog, "data", dict(catalog.data))
+def registered(annotations, image_root, tmp_path) -> str:
     annotations.save(tmp_path / "mine.npz")
     register_fashion("mine", DEEPFASHION2, image_root, tmp_path / "mine.npz")
     return "mine"
@@ -111,3 +110,10 @@ def test_training_needs_photos_of_the_same_classes(registered, tmp_path):
 def test_detectron2_s_test_loader_takes_it(registered):
     loader = build_detection_test_loader(DatasetCatalog.get(registered), mapper=lambda record: record)
     assert [batch[0]["image_id"] for batch in loader] == [1, 2, 3, 4]
+
+
+def test_a_crowd_is_one_in_its_dict(annotations):
+    crowd = np.arange(len(annotations.category_id)) == 2
+    records = list(FashionDataset(replace(annotations, iscrowd=crowd), "some/image"))
+    found = [annotation["iscrowd"] for record in records for annotation in record["annotations"]]
+    assert found == crowd.astype(int).tolist()

@@ -5,8 +5,9 @@ import torch
 from detectron2.engine import SimpleTrainer
 
 from kgdet_d2.engine.hooks import check_losses
-from tests.helpers.box_detectors import make_model, photos
-from tests.modeling.test_kgdet import photo
+from tests.helpers.box_detectors import box_inputs
+from tests.helpers.images import image_input
+from tests.helpers.systems import make_model
 
 BROKEN = {  # the layer that says nan, and the loss that tells
     "kgdet": ("head.stages.1.cls_score.bias", "loss_cls_2"),
@@ -20,10 +21,10 @@ BROKEN = {  # the layer that says nan, and the loss that tells
 @pytest.mark.parametrize("system", BROKEN)
 def test_photos_are_named(system):
     layer, loss = BROKEN[system]
-    model = make_model(f"configs/sample/{system}_tiny.yaml", "MODEL.MASK_ON", False)
+    model = make_model(f"{system}_tiny", "MODEL.MASK_ON", False)
     model.register_forward_hook(check_losses)
     model.get_parameter(layer).data[-1] = torch.nan
-    inputs = [photo(96, 96, [[5, 5, 60, 60]]) | {"file_name": name} for name in ("a.jpg", "b.jpg")]
+    inputs = [image_input(96, 96, [[5, 5, 60, 60]]) | {"file_name": name} for name in ("a.jpg", "b.jpg")]
     before = {name: parameter.clone() for name, parameter in model.named_parameters() if name != layer}
     trainer = SimpleTrainer(model, [inputs], torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(FloatingPointError, match=rf"'{loss}': nan.*, for the photos \['a.jpg', 'b.jpg'\]"):
@@ -32,8 +33,8 @@ def test_photos_are_named(system):
 
 
 def test_results_are_no_losses():
-    model = make_model("configs/sample/retinanet_tiny.yaml").eval()
+    model = make_model("retinanet_tiny").eval()
     model.register_forward_hook(check_losses)
     model.head.cls_score.bias.data[:] = torch.nan
     with torch.no_grad():
-        model(photos([(64, 64, [])]))
+        model(box_inputs([(64, 64, [])]))

@@ -1,3 +1,5 @@
+"""Mirrored maps, offsets and boxes against mirrors in pixels."""
+
 import pytest
 import torch
 
@@ -49,17 +51,17 @@ def test_columns_without_a_source_take_no_nan_and_give_no_gradient():
 @pytest.mark.parametrize("axis", [4, 5])
 def test_points_and_boxes_land_where_a_mirror_puts_them(axis):
     """In pixels x becomes axis * stride - x, whatever the cell it is written at."""
-    cells, strides = make_locations([(2, 5)], [STRIDE], torch.device("cpu"))
+    locations, strides = make_locations([(2, 5)], [STRIDE], torch.device("cpu"))
     offsets, corners = torch.randn(1, 10, 2, 5), torch.randn(1, 2, 2, 2, 5).sort(dim=1).values
     boxes = corners.flatten(1, 2)
-    points = offsets_to_points(flatten_levels(offsets), cells, strides)
-    sides = boxes_to_pixels(flatten_levels(boxes), cells, strides)
+    points = offsets_to_points(flatten_levels(offsets), locations, strides)
+    sides = boxes_to_pixels(flatten_levels(boxes), locations, strides)
 
     columns = torch.tensor([axis])
     mirrored, inside = mirror_columns(mirror_offsets(offsets, FLIP_MAP), columns, 5)
-    found_points = offsets_to_points(flatten_levels(mirrored), cells, strides).view(2, 5, 5, 2)
+    found_points = offsets_to_points(flatten_levels(mirrored), locations, strides).view(2, 5, 5, 2)
     mirrored_boxes, _ = mirror_columns(mirror_boxes(boxes), columns, 5)
-    found_sides = boxes_to_pixels(flatten_levels(mirrored_boxes), cells, strides).view(2, 5, 4)
+    found_sides = boxes_to_pixels(flatten_levels(mirrored_boxes), locations, strides).view(2, 5, 4)
     points, sides = points.view(2, 5, 5, 2), sides.view(2, 5, 4)
     for row in range(2):
         for column in inside.flatten().nonzero().flatten().tolist():

@@ -1,3 +1,5 @@
+"""Locations, offsets, boxes and sampling positions by hand and by plain loops."""
+
 import torch
 
 from kgdet_d2.geometry.points import (
@@ -13,9 +15,9 @@ from kgdet_d2.geometry.points import (
 
 
 def test_cells_stand_at_column_and_row_times_stride():
-    cells, strides = make_locations([(2, 3), (1, 2)], [32, 64], torch.device("cpu"))
+    locations, strides = make_locations([(2, 3), (1, 2)], [32, 64], torch.device("cpu"))
     expected = [[j * 32.0, i * 32.0] for i in range(2) for j in range(3)] + [[0.0, 0.0], [64.0, 0.0]]
-    assert cells.tolist() == expected
+    assert locations.tolist() == expected
     assert strides.tolist() == [32.0] * 6 + [64.0] * 2
 
 

@@ -1,28 +1,18 @@
-"""What Detectron2's dense detectors are tested for alike: batches of all kinds, and memory formats."""
+"""Checks that Detectron2's dense detectors share: batches of all kinds, and memory formats."""
 
 import torch
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from kgdet_d2.config import load_config
-from tests.modeling.test_kgdet import photo
+from tests.helpers.images import image_input, without_keypoints
 
 
-def make_model(config, *opts):
-    torch.manual_seed(0)
-    return build_model(load_config(config, ["MODEL.DEVICE", "cpu", *opts]))
-
-
-def photos(batch):
-    """Photos without landmarks, given as height, width and boxes."""
-    inputs = [photo(*arguments) for arguments in batch]
-    for each in inputs:
-        each["instances"].remove("gt_keypoints")
-    return inputs
+def box_inputs(batch):
+    """Return the inputs of a batch, given as height, width and boxes of each image, without keypoints."""
+    return without_keypoints([image_input(*image) for image in batch])
 
 
 def train_once(model, inputs):
-    """The losses; checks that they and all gradients are finite."""
+    """Compute losses and gradients; check that all are finite, and return the losses."""
     with EventStorage():
         losses = model(inputs)
     total = sum(losses.values())
@@ -33,7 +23,7 @@ def train_once(model, inputs):
 
 
 def detect(model, inputs):
-    """Detections of any score; checks that they are in the original photo."""
+    """Detect at any score; check that the boxes are in the original image, and return the detections."""
     model.eval()
     model.test_score_thresh = 0.0
     with torch.no_grad():
@@ -48,12 +38,12 @@ def detect(model, inputs):
 
 
 def check_channels_last_changes_nothing(model):
-    """In this format the head's output is what Detectron2 takes the sigmoid of in place."""
+    """Check detections where the head's output itself is what Detectron2 takes the sigmoid of in place."""
     for name, parameter in model.head.named_parameters():
         torch.nn.init.normal_(parameter, std=0.05 if parameter.dim() > 1 else 0.5)
         if name == "cls_score.bias":
             parameter.data -= 2
-    inputs = photos([(96, 64, []), (64, 100, [])])
+    inputs = box_inputs([(96, 64, []), (64, 100, [])])
     expected = detect(model, inputs)
     found = detect(model.to(memory_format=torch.channels_last), inputs)
     again = detect(model, inputs)

@@ -36,7 +36,7 @@ _FACTS = {"feat_salt", "pos_num", "losses", "flip_losses", "grad", "num_total_po
 
 
 def compact(name: str) -> Recording:
-    """A sample of the full recording, by ``RULES``."""
+    """Sample the full recording by ``RULES``."""
     full = load(name, "full")
     arrays = {}
     for key, values in full.arrays.items():
@@ -51,6 +51,7 @@ def compact(name: str) -> Recording:
 
 
 def main() -> None:
+    """Write all compact recordings."""
     for name in RULES:
         recording = compact(name)
         with atomic_write(COMPACT / f"{name}.npz") as file:

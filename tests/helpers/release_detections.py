@@ -9,7 +9,7 @@ from tests.helpers.release_recordings import Recording
 
 
 def inclusive_nms(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
-    """Non-maximum suppression as the release does it, written out.
+    """Suppress non-maxima as the release does, written out.
 
     A box reaches to the end of its last pixel: its sides are x2 - x1 + 1 and y2 - y1 + 1.
 
@@ -33,7 +33,7 @@ def inclusive_nms(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: flo
 def check_detections(
     found: Instances, recording: Recording, prefix: str, image: int, *, scale: float = 1
 ) -> Instances:
-    """The same detections as ``{prefix}boxes_{image}`` and ``{prefix}labels_{image}``, in any order.
+    """Check for the detections ``{prefix}boxes_{image}`` and ``{prefix}labels_{image}``, in any order.
 
     Boxes may differ by 0.001 pixels, scores by 1e-5.
 

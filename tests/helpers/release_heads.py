@@ -20,13 +20,13 @@ HEADS = {  # recording: columns, strides, the levels' height and width
     "head3_p567": ((9, 25, 49), [32, 64, 128], [(10, 12), (5, 6), (3, 3)]),
     "head1_n9_p5": ((9,), [32], [(8, 10)]),
 }
-# The recordings' names -> ours, of what a stage says and of the losses.
+# The recordings' names -> ours, of a stage's outputs and of the losses.
 FIELDS = {"cls": "logits", "kpt": "keypoints", "bbox": "boxes"}
 LOSSES = {"cls": "cls", "bbox": "box", "kpt": "keypoint"}
 
 
 def garments(recording: Recording, image: int | None) -> Instances:
-    """The recorded ground truth of one image; its number is None where the recording has but one."""
+    """Return the recorded ground truth of one image; its number is None where the recording has but one."""
     end = "" if image is None else f"_{image}"
     instances = Instances(tuple(recording[f"img_shape{end}"].tolist()))
     instances.gt_boxes = Boxes(torch.from_numpy(recording[f"gt_boxes{end}"]))
@@ -36,7 +36,7 @@ def garments(recording: Recording, image: int | None) -> Instances:
 
 
 def check_gradient(gradient: torch.Tensor, expected: dict[str, float], name: str) -> None:
-    """A parameter's gradient against the recorded norm, sum and, where recorded, largest magnitude."""
+    """Compare a parameter's gradient with the recorded norm, sum and, where recorded, largest magnitude."""
     gradient = gradient.double()
     assert gradient.norm().item() == pytest.approx(expected["l2"], rel=1e-4), name
     if "absmax" in expected:
@@ -48,7 +48,7 @@ def check_gradient(gradient: torch.Tensor, expected: dict[str, float], name: str
 
 @functools.cache
 def make_head(columns: tuple[int, ...]) -> tuple[CfgNode, KGDetHead, dict[str, str]]:
-    """The config, the head with the recordings' weights, and the release's name of each of its parameters."""
+    """Build the head with the recordings' weights; return config, head and the parameters' released names."""
     cfg = load_config("configs/kgdet_R50.yaml", ["MODEL.KGDET.COLUMNS", list(columns)])
     head = KGDetHead(cfg, {"p5": ShapeSpec(channels=256)})
     names = mmdet_key_map(depth=50, columns=list(columns), num_stages=3)
@@ -59,7 +59,7 @@ def make_head(columns: tuple[int, ...]) -> tuple[CfgNode, KGDetHead, dict[str, s
 
 @functools.cache
 def make_reppoints_kp_head() -> tuple[CfgNode, RepPointsHead, dict[str, str]]:
-    """The same for RepPoints-Kp."""
+    """Build the head of RepPoints-Kp likewise."""
     cfg = load_config("configs/reppoints_kp_R50.yaml", [])
     head = RepPointsHead(cfg, {"p5": ShapeSpec(channels=256)})
     kgdet = mmdet_key_map(depth=50, columns=[9], num_stages=1)

@@ -1,7 +1,7 @@
 """Recorded outputs of the released system, and the weights and features that they were recorded with.
 
 A recording is in full where the folder of recordings lies beside the project, and as a sample of numbers in
-``tests/assets/release``; the same checks hold for both.
+``tests/assets/release``; the same checks hold for both. Those of full recordings are marked ``recordings``.
 """
 
 import functools
@@ -37,7 +37,7 @@ class Recording:
         return self.arrays[name]
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Names of the arrays that begin so, without ``[::n]``."""
+        """Yield the names of the arrays that begin so, without ``[::n]``."""
         return (name.split("[")[0] for name in self.arrays if name.startswith(prefix))
 
     def check(self, name: str, found: Any, atol: float, rtol: float = 0) -> None:
@@ -51,7 +51,7 @@ class Recording:
 
 @functools.cache
 def load(name: str, source: str) -> Recording:
-    """The recording from "full" or "compact"."""
+    """Load the recording from "full" or "compact"."""
     if source == "compact":
         with np.load(COMPACT / f"{name}.npz") as file:
             arrays = dict(file)
@@ -66,14 +66,14 @@ def load(name: str, source: str) -> Recording:
 
 
 def noise(name: str, shape: tuple[int, ...], salt: int = 0) -> np.ndarray:
-    """Numbers in [-1, 1), each a hash (SplitMix64) of the name, of its place in C order and of the salt."""
-    one, mask = np.uint64, (1 << 64) - 1
-    state = np.arange(np.prod(shape, dtype=int), dtype=one) | one(zlib.crc32(name.encode()) << 32)
-    state = state * one(0x9E3779B97F4A7C15) + one((0x2545F4914F6CDD1D + salt * 0xD1B54A32D192ED03) & mask)
+    """Return numbers in [-1, 1), each a hash (SplitMix64) of name, place in C order and salt."""
+    uint, mask = np.uint64, (1 << 64) - 1
+    state = np.arange(np.prod(shape, dtype=int), dtype=uint) | uint(zlib.crc32(name.encode()) << 32)
+    state = state * uint(0x9E3779B97F4A7C15) + uint((0x2545F4914F6CDD1D + salt * 0xD1B54A32D192ED03) & mask)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        state = (state ^ (state >> one(shift))) * one(factor)
-    state ^= state >> one(31)
-    return (state >> one(11)).reshape(shape) * 2.0**-52 - 1
+        state = (state ^ (state >> uint(shift))) * uint(factor)
+    state ^= state >> uint(31)
+    return (state >> uint(11)).reshape(shape) * 2.0**-52 - 1
 
 
 # Convolutions that make outputs: gain of the weights, centre and spread of the biases.
@@ -82,7 +82,7 @@ _OTHERS = (2**0.5, 0.0, 0.1)
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """What the recordings have in place of the released weight of this name."""
+    """Return the weight that the recordings were made with in place of the released one of this name."""
     *_, layer, kind = name.split(".")
     gain, centre, spread = _OUTPUTS[layer.split("_")[0]] if layer.endswith("_out") else _OTHERS
     x = noise(name, shape)
@@ -106,7 +106,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def features(
     name: str, facts: dict[str, Any], sizes: list[tuple[int, int]], num_images: int = 2
 ) -> list[np.ndarray]:
-    """The feature maps (N, 256, H, W), a level each, that the head's recording ``name`` was made from."""
+    """Return the feature maps (N, 256, H, W), a level each, of the head's recording ``name``."""
     salt = facts.get("feat_salt", 0)
     return [
         (1.5 * noise(f"fixture.{name}.feat.{level}", (num_images, 256, *size), salt)).astype(np.float32)

@@ -1,6 +1,6 @@
-"""CUDA's rules without a GPU: tensors that say they are on ``cuda:0`` and compute on the CPU.
+"""CUDA's rules without a GPU: tensors whose device is ``cuda:0`` and which compute on the CPU.
 
-An operator that is given tensors of both devices fails, as it does on a GPU; so does ``numpy``. Kernels are
+An operator on tensors of both devices fails, as it does on a GPU; so does ``numpy``. Kernels are
 not simulated, nor is the backward pass, which autograd would run in a GPU's thread.
 """
 
@@ -17,7 +17,7 @@ _INDEXING = {aten.index.Tensor, aten.index_put_.default}  # a GPU's tensor may b
 
 
 class CudaTensor(torch.Tensor):
-    """A tensor on CUDA as far as anyone can tell."""
+    """Tensor that appears to be on CUDA; its numbers are in ``content``, on the CPU."""
 
     @staticmethod
     def __new__(cls, content: torch.Tensor) -> "CudaTensor":
@@ -50,13 +50,14 @@ class CudaTensor(torch.Tensor):
 
 
 class _Simulation(TorchDispatchMode):
-    """Makes what is asked for on CUDA."""
+    """Dispatch mode that makes CUDA's tensors where an operator's device is CUDA."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})
 
 
 def _run(func: Callable, args: tuple, kwargs: dict):
+    """Run an operator on the CPU; its results are on CUDA where a GPU's would be."""
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     _check_devices(func, args, tensors)
     cuda = any(isinstance(tensor, CudaTensor) for tensor in tensors)
@@ -77,21 +78,22 @@ def _run(func: Callable, args: tuple, kwargs: dict):
 
 
 def _check_devices(func: Callable, args: tuple, tensors: list[torch.Tensor]) -> None:
-    """A number may be on the CPU."""
+    """Refuse tensors of both devices; one without dimensions may be on the CPU."""
     if func is aten.copy_.default or (func in _INDEXING and isinstance(args[0], CudaTensor)):
         return
     if len({isinstance(tensor, CudaTensor) for tensor in tensors if tensor.dim()}) > 1:
-        found = [(tuple(tensor.shape), str(tensor.device)) for tensor in tensors]
-        raise RuntimeError(f"{func}: expected all tensors on the same device, got {found}")
+        devices = [(tuple(tensor.shape), str(tensor.device)) for tensor in tensors]
+        raise RuntimeError(f"{func}: expected all tensors on the same device, got {devices}")
 
 
 def _tensor(data, dtype=None, device=None) -> torch.Tensor:
-    """``torch.tensor``, which would copy to a GPU without an operator."""
+    """Replace ``torch.tensor``, which would copy to a GPU without an operator."""
     made = _make_tensor(data, dtype=dtype)
     return made if device is None else made.to(device)
 
 
 def _as_tensor(data, dtype=None, device=None) -> torch.Tensor:
+    """Replace ``torch.as_tensor`` likewise."""
     if not isinstance(data, torch.Tensor):
         return _tensor(data, dtype, device)
     return data.to(device=device or data.device, dtype=dtype or data.dtype)
@@ -102,7 +104,7 @@ _make_tensor = torch.tensor
 
 @contextmanager
 def simulated_cuda() -> Iterator[None]:
-    """Within, ``cuda`` is a device."""
+    """Make ``cuda`` a device within the context."""
     torch._C._ensureCUDADeviceGuardSet()
     with (
         patch.object(torch.cuda, "_lazy_init", lambda: None),

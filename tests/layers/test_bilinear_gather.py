@@ -1,3 +1,5 @@
+"""Gathered deformable convolutions against torchvision's op and plain loops, in every precision."""
+
 import math
 
 import pytest
@@ -107,11 +109,11 @@ def test_chosen_cells_read_what_they_read_among_all():
     torch.manual_seed(0)
     branch, _ = make_branches([9, 25])
     features, points = torch.randn(2, CHANNELS, 6, 7), 3 * torch.randn(2, 68, 6, 7)
-    cells = torch.tensor([1, 0, 1]), torch.tensor([5, 0, 2]), torch.tensor([6, 3, 2])
-    chosen = branch(features, SamplingLocations(points, cells))
+    locations = torch.tensor([1, 0, 1]), torch.tensor([5, 0, 2]), torch.tensor([6, 3, 2])
+    chosen = branch(features, SamplingLocations(points, locations))
     assert chosen.shape == (3, 2 * OUT, 1, 1)
     everywhere = branch(features, SamplingLocations(points))
-    images, rows, columns = cells
+    images, rows, columns = locations
     torch.testing.assert_close(chosen[..., 0, 0], everywhere[images, :, rows, columns])
 
 

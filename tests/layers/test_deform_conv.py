@@ -1,3 +1,5 @@
+"""Deformable convolution on CPU against torchvision's op, and at positions of every kind."""
+
 import pytest
 import torch
 from torchvision.ops import deform_conv2d

@@ -3,9 +3,8 @@ import torch
 
 from kgdet_d2.modeling.heads.keypoint_selection import KeypointSelection, select_keypoints
 from kgdet_d2.modeling.heads.kgdet_head import KeypointStage, PointAggregation, SamplingLocations
-from tests.modeling.test_kgdet import make_model, photo
-
-SELECTION = ["MODEL.KGDET.AGGREGATION", "selection", "MODEL.KGDET.COLUMNS", "[9]"]
+from tests.helpers.images import image_input
+from tests.helpers.systems import SELECTION, make_kgdet
 
 
 def test_aggregation_reads_the_features_where_the_points_lie():
@@ -75,16 +74,16 @@ def test_selected_landmarks_alone_get_the_gradient_of_the_points():
 @pytest.mark.parametrize(
     "batch",
     [
-        [photo(64, 64, [[5, 5, 60, 60]])],
-        [photo(64, 64, [[5, 5, 60, 60]], labelled=0)],
-        [photo(64, 64), photo(32, 64)],
-        [photo(32, 32, [[0, 0, 30, 30]]), photo(32, 32)],
-        [photo(64, 96), photo(64, 64, [[1, 1, 60, 60], [5, 5, 40, 60]])],
+        [image_input(64, 64, [[5, 5, 60, 60]])],
+        [image_input(64, 64, [[5, 5, 60, 60]], labelled=0)],
+        [image_input(64, 64), image_input(32, 64)],
+        [image_input(32, 32, [[0, 0, 30, 30]]), image_input(32, 32)],
+        [image_input(64, 96), image_input(64, 64, [[1, 1, 60, 60], [5, 5, 40, 60]])],
     ],
     ids=["one", "no landmarks", "no garments", "one cell", "half without"],
 )
 def test_model_with_selection_trains_and_detects(batch):
-    model = make_model(*SELECTION, "MODEL.FPN.OUT_FEATURES", "['p5', 'p6', 'p7']")
+    model = make_kgdet(*SELECTION, "MODEL.FPN.OUT_FEATURES", "['p5', 'p6', 'p7']")
     losses = model(batch)
     kinds = ("cls", "box", "keypoint", "visibility")
     assert set(losses) == {f"loss_{kind}_{t}" for kind in kinds for t in (1, 2, 3)}
@@ -102,8 +101,8 @@ def test_model_with_selection_trains_and_detects(batch):
 
 @pytest.mark.parametrize("opts", [SELECTION, []], ids=["selection", "encoding"])
 def test_without_supervision_of_landmarks_boxes_and_classes_teach_them(opts):
-    model = make_model(*opts, "MODEL.KGDET.LOSS.KEYPOINT_WEIGHT", "0.0")
-    losses = model([photo(96, 96, [[5, 5, 60, 90]])])
+    model = make_kgdet(*opts, "MODEL.KGDET.LOSS.KEYPOINT_WEIGHT", "0.0")
+    losses = model([image_input(96, 96, [[5, 5, 60, 90]])])
     assert all(losses[f"loss_keypoint_{t}"] == 0 for t in (1, 2, 3))
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

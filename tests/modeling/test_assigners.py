@@ -1,3 +1,5 @@
+"""Assignment by centre and by IoU against plain loops, and at its edges."""
+
 import math
 
 import pytest
@@ -7,17 +9,17 @@ from kgdet_d2.geometry.points import make_locations
 from kgdet_d2.modeling.assigners import BACKGROUND, IGNORED, assign_by_center, assign_by_iou
 
 
-def assign_by_loops(boxes, cells, strides, valid, num_positives):
+def assign_by_loops(boxes, locations, strides, valid, num_positives):
     """The rule read out: garment by garment, cell by cell."""
     levels = sorted({int(math.log2(stride)) for stride in strides})
     owner = [BACKGROUND if ok else IGNORED for ok in valid]
-    owner_distance = [math.inf] * len(cells)
+    owner_distance = [math.inf] * len(locations)
     for garment, (x1, y1, x2, y2) in enumerate(boxes):
         width, height = max(x2 - x1, 1e-6), max(y2 - y1, 1e-6)
         level = int((math.log2(width / 4) + math.log2(height / 4)) / 2)
         level = min(max(level, levels[0]), levels[-1])
         candidates = []
-        for i, (x, y) in enumerate(cells):
+        for i, (x, y) in enumerate(locations):
             if valid[i] and strides[i] == 2**level:
                 distance = math.hypot((x - (x1 + x2) / 2) / width, (y - (y1 + y2) / 2) / height)
                 candidates.append((distance, i))
@@ -30,51 +32,53 @@ def assign_by_loops(boxes, cells, strides, valid, num_positives):
 @pytest.mark.parametrize("seed", range(20))
 def test_against_plain_loops(seed):
     generator = torch.Generator().manual_seed(seed)
-    cells, strides = make_locations([(8, 10), (4, 5), (2, 3)], [32, 64, 128], torch.device("cpu"))
-    valid = (cells[:, 0] < 290) & (cells[:, 1] < 256)
+    locations, strides = make_locations([(8, 10), (4, 5), (2, 3)], [32, 64, 128], torch.device("cpu"))
+    valid = (locations[:, 0] < 290) & (locations[:, 1] < 256)
     corner = torch.rand(6, 2, generator=generator) * 250
     boxes = torch.cat([corner, corner + 5 + torch.rand(6, 2, generator=generator) ** 2 * 600], dim=1)
     for num_positives in (1, 9, 25):
-        ours = assign_by_center(boxes, cells, strides, valid, num_positives).tolist()
-        rows = [t.double().tolist() for t in (boxes, cells, strides)]
+        ours = assign_by_center(boxes, locations, strides, valid, num_positives).tolist()
+        rows = [t.double().tolist() for t in (boxes, locations, strides)]
         assert ours == assign_by_loops(*rows, valid.tolist(), num_positives)
 
 
 def make_level(height, width, stride=32):
-    cells, strides = make_locations([(height, width)], [stride], torch.device("cpu"))
-    return cells, strides, torch.ones(len(cells), dtype=torch.bool)
+    locations, strides = make_locations([(height, width)], [stride], torch.device("cpu"))
+    return locations, strides, torch.ones(len(locations), dtype=torch.bool)
 
 
 def test_no_garments_is_all_background():
-    cells, strides, valid = make_level(3, 3)
+    locations, strides, valid = make_level(3, 3)
     valid[-1] = False
-    matched = assign_by_center(torch.zeros(0, 4), cells, strides, valid, 25)
+    matched = assign_by_center(torch.zeros(0, 4), locations, strides, valid, 25)
     assert matched.tolist() == [BACKGROUND] * 8 + [IGNORED]
 
 
 def test_fewer_cells_than_k_are_all_taken():
-    cells, strides, valid = make_level(2, 2)
-    assert assign_by_center(torch.tensor([[0.0, 0, 60, 60]]), cells, strides, valid, 25).tolist() == [0] * 4
-    cells, strides, valid = make_level(1, 1)
-    assert assign_by_center(torch.tensor([[0.0, 0, 9, 9]]), cells, strides, valid, 9).tolist() == [0]
+    locations, strides, valid = make_level(2, 2)
+    assert (
+        assign_by_center(torch.tensor([[0.0, 0, 60, 60]]), locations, strides, valid, 25).tolist() == [0] * 4
+    )
+    locations, strides, valid = make_level(1, 1)
+    assert assign_by_center(torch.tensor([[0.0, 0, 9, 9]]), locations, strides, valid, 9).tolist() == [0]
 
 
 def test_equal_distance_goes_to_the_first_garment():
-    cells, strides, valid = make_level(4, 4)
+    locations, strides, valid = make_level(4, 4)
     box = torch.tensor([[10.0, 10, 90, 90]])
-    assert set(assign_by_center(box.repeat(3, 1), cells, strides, valid, 9).tolist()) == {BACKGROUND, 0}
+    assert set(assign_by_center(box.repeat(3, 1), locations, strides, valid, 9).tolist()) == {BACKGROUND, 0}
 
 
 def test_boxes_without_area_still_get_cells():
-    cells, strides, valid = make_level(4, 4)
-    matched = assign_by_center(torch.tensor([[50.0, 50, 50, 90]]), cells, strides, valid, 4)
+    locations, strides, valid = make_level(4, 4)
+    matched = assign_by_center(torch.tensor([[50.0, 50, 50, 90]]), locations, strides, valid, 4)
     assert (matched == 0).sum() == 4
 
 
 def test_cells_in_the_batch_s_padding_are_never_positive():
-    cells, strides, valid = make_level(4, 4)
-    valid = cells[:, 0] < 64
-    matched = assign_by_center(torch.tensor([[0.0, 0, 128, 128]]), cells, strides, valid, 16)
+    locations, strides, valid = make_level(4, 4)
+    valid = locations[:, 0] < 64
+    matched = assign_by_center(torch.tensor([[0.0, 0, 128, 128]]), locations, strides, valid, 16)
     assert (matched[~valid] == IGNORED).all() and (matched[valid] == 0).all()
 
 

@@ -4,15 +4,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from kgdet_d2.config import load_config
+from tests.helpers.images import image_input
 from tests.helpers.simulated_cuda import simulated_cuda
-from tests.modeling.test_aggregation import SELECTION
-from tests.modeling.test_kgdet import photo
+from tests.helpers.systems import SELECTION, make_model
 
-PHOTOS = [(96, 64, [[5, 5, 60, 60]]), (64, 100, [[0, 0, 99, 60], [20, 10, 60, 40]]), (64, 64, [])]
+IMAGES = [(96, 64, [[5, 5, 60, 60]]), (64, 100, [[0, 0, 99, 60], [20, 10, 60, 40]]), (64, 64, [])]
 FLIP = ["MODEL.KGDET.FLIP_FUSION.ENABLED", True, "MODEL.KGDET.FLIP_FUSION.IN_TRAINING", True]
 SYSTEMS = {
     "kgdet": ("kgdet_tiny", []),
@@ -30,32 +28,32 @@ def cuda():
         yield
 
 
-def make_model(config, opts):
-    torch.manual_seed(0)
-    model = build_model(load_config(f"configs/sample/{config}.yaml", ["MODEL.DEVICE", "cpu", *opts]))
+def make_scoring_model(config, opts):
+    """Build a model that detects at any score and learns nothing."""
+    model = make_model(config, *opts)
     model.postprocessor.score_threshold = 0.0
     return model.requires_grad_(False)
 
 
-def photos():
+def make_inputs():
     torch.manual_seed(0)
-    return [photo(*each) for each in PHOTOS]
+    return [image_input(*image) for image in IMAGES]
 
 
 def detect(model):
     with torch.no_grad():
-        return [output["instances"] for output in model.eval()(photos())]
+        return [output["instances"] for output in model.eval()(make_inputs())]
 
 
 def losses(model):
     with EventStorage():
-        return model.train()(photos())
+        return model.train()(make_inputs())
 
 
 @pytest.mark.parametrize(("config", "opts"), SYSTEMS.values(), ids=SYSTEMS)
 def test_as_on_the_CPU(config, opts, cuda):
     """With the deformable kernels in the place of what reads the map by hand."""
-    model, on_cuda = make_model(config, opts), make_model(config, opts).to("cuda")
+    model, on_cuda = make_scoring_model(config, opts), make_scoring_model(config, opts).to("cuda")
     for expected, found in zip(detect(model), detect(on_cuda), strict=True):
         assert len(found) > 0
         for name, values in found.get_fields().items():
@@ -63,7 +61,7 @@ def test_as_on_the_CPU(config, opts, cuda):
             assert values.device.type == "cuda"
             theirs = getattr(expected.get(name), "tensor", expected.get(name))
             # Sums over the detections, of which some have all but the same scores and may change places.
-            sums = [each.double().sum(dim=0) for each in (values.cpu(), theirs)]
+            sums = [tensor.double().sum(dim=0) for tensor in (values.cpu(), theirs)]
             torch.testing.assert_close(*sums, rtol=1e-4, atol=1e-2)
     expected, found = losses(model), losses(on_cuda)
     assert {loss.device.type for loss in found.values()} == {"cuda"}
@@ -75,7 +73,7 @@ def test_as_on_the_CPU(config, opts, cuda):
 @pytest.mark.parametrize(("config", "opts"), SYSTEMS.values(), ids=SYSTEMS)
 def test_half_precision(config, opts, cuda):
     """Losses of the first stage alone: what later ones learn from depends on thresholds in RepPoints."""
-    model, on_cuda = make_model(config, opts), make_model(config, opts).to("cuda")
+    model, on_cuda = make_scoring_model(config, opts), make_scoring_model(config, opts).to("cuda")
     expected = losses(model)
     with torch.autocast("cuda", torch.float16):
         found = losses(on_cuda)

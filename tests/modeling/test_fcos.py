@@ -1,3 +1,5 @@
+"""FCOS end to end, its labels against plain loops, and its keys."""
+
 import importlib.util
 import inspect
 import math
@@ -9,28 +11,28 @@ from detectron2.structures import Boxes, Instances
 
 from kgdet_d2.modeling.meta_arch import FCOS
 from tests.helpers.box_detectors import (
+    box_inputs,
     check_channels_last_changes_nothing,
     detect,
-    make_model,
-    photos,
     train_once,
 )
-from tests.modeling.test_kgdet import BATCHES
+from tests.helpers.images import pair_with_batches
+from tests.helpers.systems import make_model
 
-CONFIG = "configs/sample/fcos_tiny.yaml"
+CONFIG = "fcos_tiny"
 GROUP_NORM = ["MODEL.FPN.NORM", "GN", "MODEL.FCOS.NORM", "GN"]  # BatchNorm cannot train on one cell
 ALL = ["MODEL.FPN.OUT_FEATURES", str(["p3", "p4", "p5", "p6", "p7"]), "MODEL.FPN.EXTRAS_FROM", "p5"]
+LEVELS = {"p3-p5": [], "p3-p7": ALL}
 STRIDES = [8, 16, 32]
 
 
-@pytest.mark.parametrize("levels", [[], ALL], ids=["p3-p5", "p3-p7"])
-@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-def test_trains_and_detects(batch, levels):
-    model = make_model(CONFIG, *GROUP_NORM, *levels)
-    inputs = photos(batch)
+@pytest.mark.parametrize(("levels", "batch"), pair_with_batches(LEVELS))
+def test_trains_and_detects(levels, batch):
+    model = make_model(CONFIG, *GROUP_NORM, *LEVELS[levels])
+    inputs = box_inputs(batch)
     losses = train_once(model, inputs)
     assert set(losses) == {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"} and losses["loss_fcos_cls"] > 0
-    if not any(len(each["instances"]) for each in inputs):
+    if not any(len(image["instances"]) for image in inputs):
         assert losses["loss_fcos_loc"] == losses["loss_fcos_ctr"] == 0
     detect(model, inputs)
 
@@ -39,7 +41,7 @@ def test_a_photo_without_garments_adds_no_more_than_background():
     """Boxes and centerness of a batch are those of its photos with garments."""
     model = make_model(CONFIG, *GROUP_NORM)
     model.backbone.eval()  # where BatchNorm would mix the photos
-    inputs = photos([(64, 64, [[5, 5, 60, 60]]), (64, 64, [])])
+    inputs = box_inputs([(64, 64, [[5, 5, 60, 60]]), (64, 64, [])])
     both = train_once(model, inputs)
     model.loss_normalizer = 300.0  # where Detectron2 starts its running mean
     alone = train_once(model, inputs[:1])
@@ -51,7 +53,7 @@ def test_a_photo_without_garments_adds_no_more_than_background():
 
 def test_every_parameter_learns():
     model = make_model(CONFIG)
-    train_once(model, photos([(96, 96, [[5, 5, 60, 90]]), (96, 96, [])]))
+    train_once(model, box_inputs([(96, 96, [[5, 5, 60, 90]]), (96, 96, [])]))
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
@@ -118,7 +120,9 @@ def test_keys_reach_the_model():
         "TOPK_CANDIDATES_TEST": ("test_topk_candidates", 10),
         "NMS_THRESH_TEST": ("test_nms_thresh", 0.4),
     }
-    opts = [each for key, (_, value) in keys.items() for each in (f"MODEL.FCOS.{key}", value)]
+    opts = []
+    for key, (_, value) in keys.items():
+        opts += [f"MODEL.FCOS.{key}", value]
     opts += ["MODEL.KGDET.SCHEMA", "fld", "MODEL.FCOS.NUM_CONVS", 2, "MODEL.FCOS.PRIOR_PROB", 0.2]
     model = make_model(CONFIG, *opts)
     for attribute, value in keys.values():

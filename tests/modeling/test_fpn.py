@@ -1,3 +1,5 @@
+"""The lean pyramid against the full one and Detectron2's, and its unused parameters."""
+
 import pytest
 import torch
 from detectron2.config import get_cfg

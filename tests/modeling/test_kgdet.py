@@ -1,51 +1,20 @@
+"""KGDet end to end: batches of every kind, what learns, and the parameters that the paper counts."""
+
 import pytest
 import torch
-from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances, Keypoints
 
 from kgdet_d2.config import load_config
-from kgdet_d2.modeling.meta_arch import KGDet
+from kgdet_d2.modeling import KGDet
+from tests.helpers.images import image_input, pair_with_batches
+from tests.helpers.systems import make_kgdet
 
-CONFIG = "configs/sample/kgdet_tiny.yaml"
-LEVELS = [["p4"], ["p5"], ["p5", "p6", "p7"], ["p4", "p5", "p6", "p7"]]
-
-# Photos as height, width and boxes.
-BATCHES = {
-    "two": [(96, 64, [[5, 5, 60, 90]]), (64, 100, [[0, 0, 99, 60], [20, 10, 60, 40]])],
-    "no garments": [(64, 64, []), (64, 64, [])],
-    "half without": [(64, 96, []), (64, 64, [[1, 1, 60, 60]])],
-    "one cell": [(32, 32, [[0, 0, 30, 30]]), (32, 32, [])],
-    "larger than the photo": [(64, 64, [[-500, -500, 900, 900]])],
-    "thirty": [(64, 64, [[i, i, i + 30, i + 30] for i in range(30)])],
-}
+LEVELS = ["p4", "p5", "p5 p6 p7", "p4 p5 p6 p7"]
 
 
-def make_model(*opts):
-    torch.manual_seed(0)
-    norms = ["MODEL.FPN.NORM", "GN", "MODEL.KGDET.NORM", "GN"]  # BatchNorm cannot train on one cell
-    return build_model(load_config(CONFIG, ["MODEL.DEVICE", "cpu", *norms, *opts]))
-
-
-def photo(height, width, boxes=(), labelled=20):
-    instances = Instances((height, width))
-    instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).view(-1, 4))
-    instances.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
-    keypoints = torch.zeros(len(boxes), 294, 3)
-    keypoints[:, :labelled] = torch.tensor([40.0, 50.0, 2.0])
-    instances.gt_keypoints = Keypoints(keypoints)
-    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
-    return {"image": image, "height": 2 * height, "width": 3 * width, "instances": instances}
-
-
-@pytest.mark.parametrize("levels", LEVELS, ids="-".join)
-@pytest.mark.parametrize(
-    "batch",
-    BATCHES.values(),
-    ids=BATCHES,
-)
+@pytest.mark.parametrize(("levels", "batch"), pair_with_batches(LEVELS))
 def test_trains_and_detects(levels, batch):
-    model = make_model("MODEL.FPN.OUT_FEATURES", str(levels))
-    inputs = [photo(*arguments) for arguments in batch]
+    model = make_kgdet("MODEL.FPN.OUT_FEATURES", str(levels.split()))
+    inputs = [image_input(*arguments) for arguments in batch]
     losses = model(inputs)
     assert set(losses) == {f"loss_{name}_{t}" for name in ("cls", "box", "keypoint") for t in (1, 2, 3)}
     total = sum(losses.values())
@@ -65,13 +34,13 @@ def test_trains_and_detects(levels, batch):
 
 
 def test_garments_without_landmarks():
-    losses = make_model()([photo(64, 64, [[5, 5, 60, 60]], labelled=0)])
+    losses = make_kgdet()([image_input(64, 64, [[5, 5, 60, 60]], labelled=0)])
     assert losses["loss_keypoint_3"] == 0 and losses["loss_box_3"] > 0
 
 
 def test_every_parameter_learns():
-    model = make_model()
-    sum(model([photo(96, 96, [[5, 5, 60, 90]])]).values()).backward()
+    model = make_kgdet()
+    sum(model([image_input(96, 96, [[5, 5, 60, 90]])]).values()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 

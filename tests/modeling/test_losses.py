@@ -1,113 +1,21 @@
-import math
+"""KGDet's criterion against plain loops, and its losses where nothing is labelled."""
+
 from dataclasses import replace
 
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances, Keypoints
 
 from kgdet_d2.geometry.points import make_locations
-from kgdet_d2.modeling.heads.outputs import StageOutput
-from kgdet_d2.modeling.losses import KGDetCriterion
-
-CLASSES, LANDMARKS, SIZES, STRIDES = 3, 4, [(6, 5), (3, 3)], [8, 16]
-
-
-def make_criterion(**changes):
-    arguments = {
-        "num_positives": 4,
-        "stage_weights": [0.5, 2.0],
-        "cls_weight": 1.0,
-        "box_weight": 3.0,
-        "keypoint_weight": 0.7,
-        "keypoint_weighting": "per_garment",
-        "visibility_weight": 0.4,
-        "focal_alpha": 0.25,
-        "focal_gamma": 2.0,
-        "smooth_l1_beta": 1 / 9,
-    }
-    return KGDetCriterion(**(arguments | changes))
-
-
-def random_stage(generator, num_images=2):
-    def maps(channels):
-        return [
-            torch.randn(num_images, channels, *size, generator=generator).requires_grad_() for size in SIZES
-        ]
-
-    return StageOutput(maps(CLASSES), maps(2 * LANDMARKS), maps(2), maps(4), maps(LANDMARKS))
-
-
-def garments(boxes, classes, keypoints):
-    instances = Instances((48, 40))
-    instances.gt_boxes = Boxes(torch.tensor(boxes).view(-1, 4))
-    instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
-    instances.gt_keypoints = Keypoints(torch.as_tensor(keypoints).view(-1, LANDMARKS, 3))
-    return instances
-
-
-def two_images(generator):
-    keypoints = torch.rand(3, LANDMARKS, 3, generator=generator) * 40
-    keypoints[..., 2] = torch.tensor([[2.0, 1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
-    with_garments = garments([[2.0, 3, 30, 40], [10.0, 5, 38, 20], [24.0, 20, 39, 47]], [2, 0, 1], keypoints)
-    return [with_garments, garments([], [], [])]
-
-
-def losses_by_loops(criterion, stages, cells, strides, padded_sizes, gt):
-    """Every term read out of the maps cell by cell, in double precision."""
-    all_targets = criterion.stage_targets(stages, cells, strides, padded_sizes, gt)
-    places = [(level, y, x) for level, (h, w) in enumerate(SIZES) for y in range(h) for x in range(w)]
-
-    def focal(logit, positive):
-        p = 1 / (1 + math.exp(-logit))
-        return -0.25 * (1 - p) ** 2 * math.log(p) if positive else -0.75 * p**2 * math.log(1 - p)
-
-    def smooth_l1(difference):
-        difference, beta = abs(difference), criterion.smooth_l1_beta
-        return 0.5 * difference**2 / beta if difference < beta else difference - 0.5 * beta
-
-    totals = {}
-    for number, (stage, targets) in enumerate(zip(stages, all_targets, strict=True), start=1):
-        cls = box = keypoint = visibility = 0.0
-        numbers = []  # of labelled landmarks, at positive cells of garments that have any
-        for image in range(len(gt)):
-            for index, (level, y, x) in enumerate(places):
-                garment = int(targets.matched[image, index])
-                if garment == -2:
-                    continue
-                stride, unit = STRIDES[level], 4 * STRIDES[level]
-                for c in range(CLASSES) if stage.logits else []:
-                    positive = garment >= 0 and int(gt[image].gt_classes[garment]) == c
-                    cls += focal(stage.logits[level][image, c, y, x].item(), positive)
-                if garment < 0:
-                    continue
-                for side in range(4):
-                    at = (x, y)[side % 2] * stride
-                    predicted = stage.boxes[level][image, side, y, x].item() * stride + at
-                    box += smooth_l1((predicted - gt[image].gt_boxes.tensor[garment, side].item()) / unit)
-                if not stage.keypoints:
-                    continue
-                keypoints = gt[image].gt_keypoints.tensor[garment]
-                labelled = [k for k in range(LANDMARKS) if keypoints[k, 2] > 0]
-                for k in labelled:
-                    for axis in range(2):
-                        offset = stage.keypoints[level][image, 2 * k + 1 - axis, y, x].item()
-                        predicted = (offset + (x, y)[axis]) * stride
-                        per_garment = criterion.keypoint_weighting == "per_garment"
-                        weight = 4 / (2 * len(labelled)) if per_garment else 1
-                        keypoint += weight * smooth_l1((predicted - keypoints[k, axis].item()) / unit)
-                for k in range(LANDMARKS) if labelled and stage.visibility else []:
-                    logit = stage.visibility[level][image, k, y, x].item()
-                    visibility += focal(logit, k in labelled)
-                numbers += [len(labelled)] if labelled else []
-        factor = criterion.stage_weights[number - 1] / targets.normalizer
-        visibility /= sum(numbers) / max(len(numbers), 1) or 1
-        terms = {"box": (box, stage.boxes), "cls": (cls, stage.logits)}
-        terms |= {"keypoint": (keypoint, stage.keypoints), "visibility": (visibility, stage.visibility)}
-        for name, (value, told) in terms.items():
-            if told is None:
-                continue
-            totals[f"loss_{name}_{number}"] = value * factor * criterion.weights[name]
-    return totals
+from tests.helpers.losses import (
+    LANDMARKS,
+    SIZES,
+    STRIDES,
+    garments,
+    losses_by_loops,
+    make_criterion,
+    random_stage,
+    two_images,
+)
 
 
 @pytest.mark.parametrize("weighting", ["per_garment", "per_landmark"])
@@ -115,8 +23,8 @@ def test_against_plain_loops(weighting):
     generator = torch.Generator().manual_seed(0)
     criterion = make_criterion(keypoint_weighting=weighting)
     stages = [random_stage(generator), random_stage(generator)]
-    cells, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
-    arguments = (stages, cells, strides, [(48, 40), (48, 32)], two_images(generator))
+    locations, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
+    arguments = (stages, locations, strides, [(48, 40), (48, 32)], two_images(generator))
     losses = criterion(*arguments)
     expected = losses_by_loops(criterion, *arguments)
     assert losses.keys() == expected.keys()
@@ -126,23 +34,23 @@ def test_against_plain_loops(weighting):
 
 def test_targets_count_at_least_one_positive_an_image():
     criterion = make_criterion()
-    cells, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
+    locations, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
     gt = two_images(torch.Generator().manual_seed(0))
-    targets = criterion.targets(cells, strides, [(48, 40), (48, 32)], gt)
-    positives = int((targets.matched >= 0).sum())
+    targets = criterion.targets(locations, strides, [(48, 40), (48, 32)], gt)
+    positives = int((targets.matched_idxs >= 0).sum())
     assert targets.normalizer == positives + 1
     assert len(targets.classes) == len(targets.boxes) == len(targets.keypoints) == positives
-    ignored = (targets.matched[1] == -2).tolist()
-    assert ignored == (cells[:, 0] >= 32).tolist()
+    ignored = (targets.matched_idxs[1] == -2).tolist()
+    assert ignored == (locations[:, 0] >= 32).tolist()
 
 
 def test_batch_without_garments_trains_the_background_alone():
     generator = torch.Generator().manual_seed(0)
     criterion = make_criterion(stage_weights=[1.0])
     stage = random_stage(generator)
-    cells, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
+    locations, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
     empty = garments([], [], [])
-    losses = criterion([stage], cells, strides, [(48, 40)] * 2, [empty, empty])
+    losses = criterion([stage], locations, strides, [(48, 40)] * 2, [empty, empty])
     sum(losses.values()).backward()
     assert losses.pop("loss_cls_1") > 0
     assert len(losses) == 3 and all(loss == 0 for loss in losses.values())
@@ -154,9 +62,9 @@ def test_garments_without_landmarks_teach_boxes_but_no_landmarks():
     generator = torch.Generator().manual_seed(0)
     criterion = make_criterion(stage_weights=[1.0])
     stage = random_stage(generator, num_images=1)
-    cells, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
+    locations, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
     garment = garments([[2.0, 3, 30, 40]], [1], torch.zeros(1, LANDMARKS, 3))
-    losses = criterion([stage], cells, strides, [(48, 40)], [garment])
+    losses = criterion([stage], locations, strides, [(48, 40)], [garment])
     assert losses["loss_keypoint_1"] == 0 and losses["loss_visibility_1"] == 0 and losses["loss_box_1"] > 0
     assert all(loss.isfinite() for loss in losses.values())
 
@@ -164,12 +72,7 @@ def test_garments_without_landmarks_teach_boxes_but_no_landmarks():
 def test_stages_without_visibility_have_no_loss_of_it():
     generator = torch.Generator().manual_seed(0)
     stage = replace(random_stage(generator), visibility=None)
-    cells, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
+    locations, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
     criterion = make_criterion(stage_weights=[1.0])
-    losses = criterion([stage], cells, strides, [(48, 40), (48, 32)], two_images(generator))
+    losses = criterion([stage], locations, strides, [(48, 40), (48, 32)], two_images(generator))
     assert set(losses) == {"loss_cls_1", "loss_box_1", "loss_keypoint_1"}
-
-
-def test_unknown_weighting_is_refused():
-    with pytest.raises(ValueError, match=r"expected one of .*per_garment.*got 'mean'"):
-        make_criterion(keypoint_weighting="mean")

@@ -1,3 +1,5 @@
+"""Match R-CNN end to end: batches of every kind, what learns, matching labels, odds and embeddings."""
+
 import numpy as np
 import pytest
 import torch
@@ -6,17 +8,15 @@ from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, Polygon
 from detectron2.utils.events import EventStorage
 
 from kgdet_d2.config import load_config
-from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN
+from kgdet_d2.modeling import GTBoxMatchRCNN
 from kgdet_d2.modeling.match_rcnn.meta_arch import matching_labels
 from kgdet_d2.schema import DEEPFASHION2, FLD
 from kgdet_d2.synthetic import generate_photo
 
 DETECTION = "configs/sample/match_rcnn_tiny.yaml"
 MATCHING = "configs/sample/match_rcnn_tiny_matching.yaml"
-FLD_NUMBERS = [
-    *("MODEL.KGDET.SCHEMA", "fld", "MODEL.ROI_HEADS.NUM_CLASSES", 3),
-    *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 8),
-]
+FLD_NUMBERS = ["MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 8]
+FLD_OPTS = ["MODEL.KGDET.SCHEMA", "fld", "MODEL.MASK_ON", False, *FLD_NUMBERS]
 DETECTION_LOSSES = {f"loss_{name}" for name in ("rpn_cls", "rpn_loc", "cls", "box_reg", "mask", "keypoint")}
 
 
@@ -47,7 +47,7 @@ def garments(boxes, schema=DEEPFASHION2, *, labelled=True, polygons=True, size=(
     return instances
 
 
-def photo(instances, **attributes):
+def record_of(instances, **attributes):
     height, width = instances.image_size
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     return {"image": image, "height": 2 * height, "width": 2 * width, "instances": instances, **attributes}
@@ -70,7 +70,7 @@ TWO = [[5, 5, 70, 90], [60, 20, 120, 80]]
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value encountered in")
 def test_trains_and_detects(batch):
     model = make_model(DETECTION)
-    inputs = [photo(instances) for instances in batch]
+    inputs = [record_of(instances) for instances in batch]
     losses = model(inputs)
     assert set(losses) == DETECTION_LOSSES
     sum(losses.values()).backward()
@@ -91,17 +91,17 @@ def check_detections(found, schema):
     assert found.image_size == (192, 256)
     assert found.pred_keypoints.shape == (len(found), schema.num_keypoints, 3)
     for row, index in enumerate(found.pred_classes.tolist()):
-        own = torch.zeros(schema.num_keypoints, dtype=torch.bool)
-        own[list(schema.slots[index])] = True
+        of_class = torch.zeros(schema.num_keypoints, dtype=torch.bool)
+        of_class[list(schema.slots[index])] = True
         x1, y1, x2, y2 = found.pred_boxes.tensor[row].tolist()
-        x, y, score = found.pred_keypoints[row, own].T
+        x, y, score = found.pred_keypoints[row, of_class].T
         assert (x >= x1).all() and (x <= x2).all() and (y >= y1).all() and (y <= y2).all()
-        assert (score > 0).all() and not found.pred_keypoints[row, ~own].any()
+        assert (score > 0).all() and not found.pred_keypoints[row, ~of_class].any()
 
 
 def test_fld_has_boxes_and_landmarks():
-    model = make_model(DETECTION, "MODEL.MASK_ON", False, *FLD_NUMBERS)
-    inputs = [photo(garments(TWO[:1], FLD)), photo(garments([], FLD))]
+    model = make_model(DETECTION, *FLD_OPTS)
+    inputs = [record_of(garments(TWO[:1], FLD)), record_of(garments([], FLD))]
     assert set(model(inputs)) == DETECTION_LOSSES - {"loss_mask"}
     model.eval()
     model.roi_heads.box_predictor.test_score_thresh = 0.0
@@ -112,7 +112,7 @@ def test_fld_has_boxes_and_landmarks():
 
 def test_every_part_learns():
     model = make_model(DETECTION)
-    sum(model([photo(garments(TWO)), photo(garments(TWO[:1]))]).values()).backward()
+    sum(model([record_of(garments(TWO)), record_of(garments(TWO[:1]))]).values()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -121,7 +121,7 @@ def labelled_pair(styles_user=(1, 0), styles_shop=(1, 2), pair_id=7):
     for source, styles in (("user", styles_user), ("shop", styles_shop)):
         instances = garments(TWO[: len(styles)])
         instances.gt_styles = torch.tensor(styles, dtype=torch.long)
-        pair.append(photo(instances, source=source, pair_id=pair_id, file_name=f"{source}.jpg"))
+        pair.append(record_of(instances, source=source, pair_id=pair_id, file_name=f"{source}.jpg"))
     return pair
 
 
@@ -175,9 +175,9 @@ def test_the_matching_network_learns_alone():
     losses["loss_match"].backward()
     optimizer.step()
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    own = {name for name in before if name.startswith("roi_heads.matching_head.")}
-    assert own - moved <= {"roi_heads.matching_head.embedding.bias"}  # BatchNorm takes it off again
-    assert moved <= own
+    matching = {name for name in before if name.startswith("roi_heads.matching_head.")}
+    assert matching - moved <= {"roi_heads.matching_head.embedding.bias"}  # BatchNorm takes it off again
+    assert moved <= matching
 
 
 def test_all_losses_jointly():

@@ -1,3 +1,5 @@
+"""Keypoint and mask head of Match R-CNN against Detectron2's, with the keypoints of many classes."""
+
 import copy
 
 import pytest
@@ -67,8 +69,8 @@ def test_loss_and_gradients_are_detectron2_s(schema, normalizer, visible):
     assert (losses[0] > 0) == bool(visible)
     for loss in losses:
         loss.backward()
-    for (name, own), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(own.grad, other.grad, msg=name)
+    for (name, parameter), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, reference.grad, msg=name)
 
 
 def test_no_proposals_at_all():
@@ -99,10 +101,10 @@ def test_own_landmarks_are_detectron2_s_and_others_zero(schema):
         )
     assert found.shape == (5, schema.num_keypoints, 3)
     for row, index in enumerate(classes):
-        own = torch.zeros(schema.num_keypoints, dtype=torch.bool)
-        own[list(schema.slots[index])] = True
-        torch.testing.assert_close(found[row, own], expected[row, own])
-        assert not found[row, ~own].any()
+        of_class = torch.zeros(schema.num_keypoints, dtype=torch.bool)
+        of_class[list(schema.slots[index])] = True
+        torch.testing.assert_close(found[row, of_class], expected[row, of_class])
+        assert not found[row, ~of_class].any()
 
 
 @pytest.fixture

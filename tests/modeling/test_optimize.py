@@ -1,3 +1,5 @@
+"""Models optimised for inference against the same models as trained, and what is refused."""
+
 import platform
 import shutil
 import subprocess
@@ -10,10 +12,8 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from kgdet_d2.config import load_config
-from kgdet_d2.modeling import optimize as inference_mode
-from kgdet_d2.modeling import optimize_for_inference
-from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN
-from tests.modeling.test_kgdet import photo
+from kgdet_d2.modeling import GTBoxMatchRCNN, optimize, optimize_for_inference
+from tests.helpers.images import image_input
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 FROZEN = ["MODEL.RESNETS.NORM", "FrozenBN"]
@@ -30,13 +30,13 @@ MODELS = {
     "mask_rcnn": ("match_rcnn_tiny", [], 0),
     "match_rcnn": ("match_rcnn_tiny_matching", ["MODEL.WEIGHTS", ""], 1),
 }
-PHOTOS = [(96, 64, [[5, 5, 60, 60]]), (64, 100, [[0, 0, 99, 60], [20, 10, 60, 40]])]
+IMAGES = [(96, 64, [[5, 5, 60, 60]]), (64, 100, [[0, 0, 99, 60], [20, 10, 60, 40]])]
 
 
 def make_config(config, opts=(), **inference):
     switches = [part for key, value in inference.items() for part in (f"MODEL.INFERENCE.{key}", value)]
-    few = ["TEST.DETECTIONS_PER_IMAGE", 20]
-    return load_config(f"configs/sample/{config}.yaml", ["MODEL.DEVICE", "cpu", *few, *opts, *switches])
+    base = ["MODEL.DEVICE", "cpu", "TEST.DETECTIONS_PER_IMAGE", 20]
+    return load_config(f"configs/sample/{config}.yaml", [*base, *opts, *switches])
 
 
 def make_model(cfg):
@@ -64,10 +64,13 @@ def make_model(cfg):
 
 def detect(model):
     torch.manual_seed(0)
-    photos = [photo(*arguments) for arguments in PHOTOS]
+    inputs = [image_input(*image) for image in IMAGES]
+    detections = []
     with torch.no_grad():
-        found = [output["instances"].get_fields() for output in model(photos)]
-    return [{name: getattr(value, "tensor", value) for name, value in fields.items()} for fields in found]
+        for output in model(inputs):
+            fields = output["instances"].get_fields().items()
+            detections.append({name: getattr(value, "tensor", value) for name, value in fields})
+    return detections
 
 
 def batch_norms(model):
@@ -107,13 +110,14 @@ def test_maps_with_folded_BatchNorms():
 
 def test_a_BatchNorm_without_statistics_stays():
     layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()).eval()
-    inference_mode.fuse_batch_norms(layers)
+    optimize.fuse_batch_norms(layers)
     assert len(batch_norms(layers)) == 1
 
 
-@pytest.mark.parametrize(("config", "opts", "left"), MODELS.values(), ids=MODELS)
-def test_half_precision_of_the_layers_alone(config, opts, left):
-    """Maps are bfloat16, what is told of garments float32 and about the same."""
+@pytest.mark.parametrize("name", ["kgdet, flip fusion", "reppoints_kp", "retinanet", "fcos", "match_rcnn"])
+def test_half_precision_of_the_layers_alone(name):
+    """Maps are bfloat16, detections float32 and about the same; one model of every kind of output layer."""
+    config, opts, _ = MODELS[name]
     cfg = make_config(config, opts, FUSE_BN=True, CHANNELS_LAST=True, PRECISION="bfloat16")
     model = make_model(cfg)
     expected = detect(model)
@@ -165,18 +169,18 @@ def test_compiled_once_for_photos_of_all_sizes(name):
     model = optimize_for_inference(model, cfg)
     assert_same_detections(detect(model), expected, rtol=1e-3, atol=1e-2)
     with torch.no_grad(), torch.compiler.set_stance("fail_on_recompile"):
-        model([photo(128, 96), photo(160, 256), photo(128, 128)])
+        model([image_input(128, 96), image_input(160, 256), image_input(128, 128)])
 
 
 LARGE_TENSOR = """
 import sys, torch
-from kgdet_d2.modeling.optimize import keep_memory
+from kgdet_d2.modeling.optimize import disable_malloc_trim
 
 def resident_megabytes():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
 
 if sys.argv[1] == "keep":
-    keep_memory()
+    disable_malloc_trim()
 before = resident_megabytes()
 torch.ones(64, 2**20)
 print(resident_megabytes() - before)
@@ -196,7 +200,7 @@ def test_freed_memory_is_kept():
 
 
 def test_memory_kept_without_glibc_is_refused(monkeypatch):
-    monkeypatch.setattr(inference_mode.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(optimize.ctypes, "CDLL", lambda name: object())
     cfg = make_config("kgdet_tiny", KEEP_MEMORY=True)
     with pytest.raises(
         ValueError, match="KEEP_MEMORY: expected False where the C library is not glibc, got True"
@@ -219,7 +223,7 @@ def test_training_is_refused():
     with pytest.raises(ValueError, match="expected a model in evaluation mode, got one in training mode"):
         optimize_for_inference(make_model(cfg).train(), cfg)
     model = optimize_for_inference(make_model(cfg), cfg).train()
-    losses = model([photo(*PHOTOS[0])])
+    losses = model([image_input(*IMAGES[0])])
     with pytest.raises(RuntimeError, match="does not require grad"):
         sum(losses.values()).backward()
 
@@ -231,5 +235,5 @@ def test_precisions_that_the_device_lacks_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old GPU")
     with pytest.raises(ValueError, match="expected 'float32' or 'float16' on an old GPU, got 'bfloat16'"):
-        inference_mode.check_precision("bfloat16", torch.device("cuda"))
-    inference_mode.check_precision("float16", torch.device("cuda"))
+        optimize.check_precision("bfloat16", torch.device("cuda"))
+    optimize.check_precision("float16", torch.device("cuda"))

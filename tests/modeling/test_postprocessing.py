@@ -9,8 +9,8 @@ from kgdet_d2.config import load_config
 from kgdet_d2.geometry.points import make_locations
 from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.modeling.postprocessing import KGDetPostprocessor
-from tests.modeling.test_aggregation import SELECTION
-from tests.modeling.test_kgdet import photo
+from tests.helpers.images import image_input
+from tests.helpers.systems import SELECTION
 
 CLASSES, LANDMARKS, SIZES, STRIDES = 3, 2, [(4, 5), (2, 3)], [8, 16]
 
@@ -165,7 +165,7 @@ def assert_same(found, whole, given):
 @torch.no_grad()
 def test_detections_are_those_of_the_whole_head(system, share):
     """Whatever share of the scores is above the threshold, and with few cells of a level looked at."""
-    model, inputs = noisy_model(*SYSTEMS[system]), [photo(96, 64), photo(64, 160)]
+    model, inputs = noisy_model(*SYSTEMS[system]), [image_input(96, 64), image_input(64, 160)]
     images = model.preprocess_image(inputs)
     features = model.extract_features(images.tensor)
     stages = model.head(features)
@@ -196,7 +196,7 @@ def test_at_chosen_cells_detections_are_those_of_the_whole_head(number):
     levels = ["MODEL.FPN.OUT_FEATURES", "['p4', 'p5']"]
     model = noisy_model("kgdet", [*levels, "MODEL.KGDET.SPARSE_CELLS", str(number)])
     model.postprocessor.score_threshold = 0.0
-    inputs = [photo(96, 64), photo(64, 160)]
+    inputs = [image_input(96, 64), image_input(64, 160)]
     images = model.preprocess_image(inputs)
     features = model.extract_features(images.tensor)
     first, *_, last = model.head(features)

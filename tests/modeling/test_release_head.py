@@ -96,10 +96,10 @@ def test_gradients_of_every_parameter_and_feature(name, source):
 @each_head
 def test_assignment_and_targets(name, source):
     targets, recording = run(name).targets, load(name, source)
-    positive = targets.matched >= 0
+    positive = targets.matched_idxs >= 0
     for image in (0, 1):  # -1 ignored, 0 background, garments from 1
-        recording.check(f"assign_gt_inds_{image}", targets.matched[image] + 1, atol=0)
-        recording.check(f"assign_valid_{image}", targets.matched[image] != IGNORED, atol=0)
+        recording.check(f"assign_gt_inds_{image}", targets.matched_idxs[image] + 1, atol=0)
+        recording.check(f"assign_valid_{image}", targets.matched_idxs[image] != IGNORED, atol=0)
 
     def flatten_levels(values):
         dense = values.new_zeros(*positive.shape, *values.shape[1:])
@@ -108,7 +108,7 @@ def test_assignment_and_targets(name, source):
 
     expected = {
         "labels": flatten_levels(targets.classes + 1),
-        "label_weights": (targets.matched != IGNORED).float(),
+        "label_weights": (targets.matched_idxs != IGNORED).float(),
         "boxes": flatten_levels(targets.boxes),
         "box_weights": positive[..., None].float().expand(-1, -1, 4),
         "kpts": flatten_levels(targets.keypoints[..., :2]),

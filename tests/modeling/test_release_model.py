@@ -28,7 +28,7 @@ IMAGES = (0, 1)
 
 @functools.cache
 def converted():
-    """What the tool makes of a released checkpoint with the recording's weights."""
+    """Convert a released checkpoint with the recording's weights by the tool."""
     shapes = model_shapes(CONFIG, {})
     state = {name: torch.from_numpy(weight(name, shapes.get(ours, ()))) for name, ours in NAMES.items()}
     checkpoint, changes = from_release({"state_dict": state}, CONFIG, {})
@@ -38,7 +38,7 @@ def converted():
 
 @functools.cache
 def run():
-    """The batch forward and backward through the full neck, once for all tests.
+    """Run the batch forward and backward through the full neck, once for all tests.
 
     In double precision: in single, a ReLU whose input is all but zero decides either way, and the gradients
     of the backbone wander by 2e-3. The recording itself is single precision.

@@ -1,15 +1,18 @@
+"""RepPoints and RepPoints-Kp end to end: batches of every kind, what learns, and parameter counts."""
+
 import pytest
 import torch
-from detectron2.modeling import build_model
 
 from kgdet_d2.config import load_config
-from kgdet_d2.modeling.meta_arch import RepPoints
-from tests.modeling.test_kgdet import BATCHES, photo
+from kgdet_d2.modeling import RepPoints
+from tests.helpers.images import BATCHES, image_input, without_keypoints
+from tests.helpers.systems import GROUP_NORM, make_model
 
+KEYPOINTS = ("none", "parallel", "serial")
 CONFIGS = {
-    "none": ("configs/sample/reppoints_tiny.yaml", []),
-    "parallel": ("configs/sample/reppoints_kp_tiny.yaml", []),
-    "serial": ("configs/sample/reppoints_kp_tiny.yaml", ["MODEL.REPPOINTS.KEYPOINTS", "serial"]),
+    "none": ("reppoints_tiny", []),
+    "parallel": ("reppoints_kp_tiny", []),
+    "serial": ("reppoints_kp_tiny", ["MODEL.REPPOINTS.KEYPOINTS", "serial"]),
 }
 # The parts of RepPoints' head as the paper counts them, with 256 channels, 13 classes and 9 points.
 CONV, DEFORMABLE = 256 * 256 * 9 + 256, 256 * 256 * 9
@@ -18,29 +21,26 @@ LANDMARKS = CONV + DEFORMABLE + 2 * (257 * 588)
 # With landmarks in series each stage has an encoding of 588 numbers in place of a branch for the points.
 SERIAL = HEAD - 2 * (257 * 18) + 2 * (257 * 588) + 2 * (589 * 18)
 BACKBONE_AND_NECK = 23_508_032 - 225_344 + 7_999_488
+ALL_LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 
 
-def make_model(keypoints, *opts):
-    torch.manual_seed(0)
-    config, own = CONFIGS[keypoints]
-    norms = ["MODEL.FPN.NORM", "GN", "MODEL.KGDET.NORM", "GN"]  # BatchNorm cannot train on one cell
-    return build_model(load_config(config, ["MODEL.DEVICE", "cpu", *norms, *own, *opts]))
+def make_reppoints(keypoints, *opts):
+    config, keypoint_opts = CONFIGS[keypoints]
+    return make_model(config, *GROUP_NORM, *keypoint_opts, *opts)
 
 
-def without_landmarks(inputs):
-    for each in inputs:
-        each["instances"].remove("gt_keypoints")
-    return inputs
+# Every setting with two garments, every other batch with one setting, and no garments with all heads.
+CASES = [(keypoints, levels, "two") for keypoints in KEYPOINTS for levels in (["p4"], ALL_LEVELS)]
+CASES += [("serial", ALL_LEVELS, batch) for batch in BATCHES if batch != "two"]
+CASES += [("none", ALL_LEVELS, "no garments"), ("parallel", ALL_LEVELS, "no garments")]
 
 
-@pytest.mark.parametrize("levels", [["p4"], ["p3", "p4", "p5", "p6", "p7"]], ids="-".join)
-@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-@pytest.mark.parametrize("keypoints", ["none", "parallel", "serial"])
-def test_trains_and_detects(keypoints, batch, levels):
-    model = make_model(keypoints, "MODEL.FPN.OUT_FEATURES", str(levels))
-    inputs = [photo(*arguments) for arguments in batch]
+@pytest.mark.parametrize(("keypoints", "levels", "batch"), CASES)
+def test_trains_and_detects(keypoints, levels, batch):
+    model = make_reppoints(keypoints, "MODEL.FPN.OUT_FEATURES", str(levels))
+    inputs = [image_input(*image) for image in BATCHES[batch]]
     if keypoints == "none":
-        without_landmarks(inputs)
+        without_keypoints(inputs)
     losses = model(inputs)
     names = ["box"] if keypoints == "none" else ["box", "keypoint"]
     assert set(losses) == {f"loss_{name}_{t}" for name in names for t in (1, 2)} | {"loss_cls_2"}
@@ -61,10 +61,10 @@ def test_trains_and_detects(keypoints, batch, levels):
             assert found.pred_keypoints.shape == (len(found), 294, 3)
 
 
-@pytest.mark.parametrize("keypoints", ["none", "parallel", "serial"])
+@pytest.mark.parametrize("keypoints", KEYPOINTS)
 def test_every_parameter_learns(keypoints):
-    model = make_model(keypoints)
-    sum(model([photo(96, 96, [[5, 5, 60, 90]])]).values()).backward()
+    model = make_reppoints(keypoints)
+    sum(model([image_input(96, 96, [[5, 5, 60, 90]])]).values()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 

@@ -1,3 +1,5 @@
+"""RepPoints' criterion against plain loops, and the assignment of its stages."""
+
 from dataclasses import replace
 
 import pytest
@@ -6,7 +8,7 @@ import torch
 from kgdet_d2.geometry.points import boxes_to_pixels, make_locations
 from kgdet_d2.modeling.assigners import assign_by_center, assign_by_iou
 from kgdet_d2.modeling.losses import RepPointsCriterion
-from tests.modeling.test_losses import (
+from tests.helpers.losses import (
     SIZES,
     STRIDES,
     garments,
@@ -42,7 +44,7 @@ def two_stages(generator, with_keypoints=True):
     return stages
 
 
-def all_cells():
+def all_locations():
     return make_locations(SIZES, STRIDES, torch.device("cpu"))
 
 
@@ -59,7 +61,7 @@ def test_against_plain_loops(with_keypoints):
     gt = two_images(generator)
     if not with_keypoints:
         without_landmarks(gt)
-    arguments = (stages, *all_cells(), PADDED, gt)
+    arguments = (stages, *all_locations(), PADDED, gt)
     losses = criterion(*arguments)
     expected = losses_by_loops(criterion, *arguments)
     names = {"loss_box_1", "loss_cls_2", "loss_box_2"}
@@ -73,22 +75,22 @@ def test_the_first_stage_is_assigned_by_place_and_every_other_by_the_boxes_befor
     generator = torch.Generator().manual_seed(0)
     criterion = make_reppoints_criterion(stage_weights=[1.0] * 3)
     stages = [*two_stages(generator), two_stages(generator)[1]]
-    gt, (cells, strides) = two_images(generator), all_cells()
-    targets = criterion.stage_targets(stages, cells, strides, PADDED, gt)
+    gt, (locations, strides) = two_images(generator), all_locations()
+    targets = criterion.stage_targets(stages, locations, strides, PADDED, gt)
     for image, (height, width) in enumerate(PADDED):
         boxes = gt[image].gt_boxes.tensor
-        valid = (cells[:, 0] < width) & (cells[:, 1] < height)
-        by_place = assign_by_center(boxes, cells, strides, valid, 1)
-        assert torch.equal(targets[0].matched[image], by_place)
+        valid = (locations[:, 0] < width) & (locations[:, 1] < height)
+        by_place = assign_by_center(boxes, locations, strides, valid, 1)
+        assert torch.equal(targets[0].matched_idxs[image], by_place)
         for before, after in zip(stages, targets[1:], strict=False):
             maps = torch.cat([level[image].flatten(1).T for level in before.boxes])
-            proposals = boxes_to_pixels(maps, cells, strides)
+            proposals = boxes_to_pixels(maps, locations, strides)
             expected = assign_by_iou(boxes, proposals, valid, background_iou=0.2, positive_iou=0.3)
-            assert torch.equal(after.matched[image], expected)
+            assert torch.equal(after.matched_idxs[image], expected)
             assert len(boxes) == 0 or {-1, -2, 0, 1} <= set(expected.tolist())
-    assert [each.normalizer for each in targets] == [
-        sum(max(int((row >= 0).sum()), 1) for row in each.matched) for each in targets
-    ]
+    for stage in targets:
+        positives = (stage.matched_idxs >= 0).sum(dim=1)
+        assert stage.normalizer == positives.clamp(min=1).sum()
 
 
 @pytest.mark.parametrize("with_keypoints", [True, False], ids=["landmarks", "no landmarks"])
@@ -98,7 +100,7 @@ def test_batch_without_garments_trains_the_background_alone(with_keypoints):
     gt = [garments([], [], []), garments([], [], [])]
     if not with_keypoints:
         without_landmarks(gt)
-    losses = make_reppoints_criterion()(stages, *all_cells(), PADDED, gt)
+    losses = make_reppoints_criterion()(stages, *all_locations(), PADDED, gt)
     sum(losses.values()).backward()
     assert losses.pop("loss_cls_2") > 0
     assert len(losses) == (4 if with_keypoints else 2) and all(loss == 0 for loss in losses.values())
@@ -111,7 +113,7 @@ def test_garments_that_no_box_overlaps_teach_the_first_stage_alone():
     for level in stages[0].boxes:
         level.data += 1000
     gt = two_images(generator)
-    losses = make_reppoints_criterion()(stages, *all_cells(), PADDED, gt)
+    losses = make_reppoints_criterion()(stages, *all_locations(), PADDED, gt)
     assert losses["loss_box_1"] > 0 and losses["loss_keypoint_1"] > 0
     assert losses["loss_box_2"] == 0 and losses["loss_keypoint_2"] == 0
     assert all(loss.isfinite() for loss in losses.values())
@@ -121,4 +123,4 @@ def test_landmarks_that_are_wanted_must_be_there():
     generator = torch.Generator().manual_seed(0)
     stages, gt = two_stages(generator), without_landmarks(two_images(generator))
     with pytest.raises(AttributeError, match="gt_keypoints"):
-        make_reppoints_criterion()(stages, *all_cells(), PADDED, gt)
+        make_reppoints_criterion()(stages, *all_locations(), PADDED, gt)

@@ -1,3 +1,5 @@
+"""ResNets of any width against Detectron2's."""
+
 import pytest
 import torch
 from detectron2.config import get_cfg

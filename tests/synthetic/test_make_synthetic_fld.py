@@ -13,8 +13,8 @@ from PIL import Image
 from kgdet_d2.config import load_config
 from kgdet_d2.data import FashionDatasetMapper, register_all
 from kgdet_d2.data.convert.fld import BOXES, LANDMARKS, PARTITION, SPLITS
+from kgdet_d2.engine.trainer import Trainer
 from kgdet_d2.schema import DEEPFASHION2, FLD
-from train_net import Trainer
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,4 +1,5 @@
-import importlib.util
+"""The generator of drawn photos: form, geometry and honesty of its annotations."""
+
 import json
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import numpy as np
 import pytest
 
 from kgdet_d2.schema import DEEPFASHION2
-from kgdet_d2.synthetic import SPLITS, generate_photo
-from kgdet_d2.synthetic.annotate import annotate
+from kgdet_d2.synthetic import generate_photo
+from kgdet_d2.synthetic.annotate import annotate, draw_annotation
 from kgdet_d2.synthetic.canvas import Canvas, Layer, random_camera, smooth_outline
 from kgdet_d2.synthetic.figure import random_body
 from kgdet_d2.synthetic.fit import fit
@@ -202,7 +203,7 @@ def _painted_trousers():
     design = random_design(rng, DEEPFASHION2.class_names.index("trousers"))
     garment = Garment(design, fit(design, body), style=0)
     stops = np.stack(list(garment.points.values()))
-    camera = random_camera(rng, turn=0.0, flat=False).framed(stops, np.array([20.0, 20.0, 180.0, 180.0]))
+    camera = random_camera(rng, turn=0.0, flat=False).fit_to_box(stops, np.array([20.0, 20.0, 180.0, 180.0]))
     canvas = Canvas(np.zeros((200, 200, 3), dtype=np.uint8))
     garment.pieces[1] = pieces_of(design, body, layer=Layer.INNER)[0]
     paint_piece(canvas, camera, rng, garment, 1)
@@ -223,6 +224,20 @@ def test_what_is_painted_over_is_covered():
     assert max(max(polygon[1::2]) for polygon in covered["segmentation"]) <= 111
 
 
+def test_drawn_annotation_marks_visible_and_covered_landmarks():
+    garment, canvas, camera = _painted_trousers()
+    canvas.fill(np.array([[0, 110], [200, 110], [200, 200], [0, 200.0]]), np.zeros(3))
+    item = annotate(garment, canvas, camera, viewpoint=1)
+    page = draw_annotation(canvas.image[:, :150], {"source": "shop", "item1": item}, side=400)
+    assert page.shape == (400, 400, 3)
+    assert (page[:, 300:] == 255).all()  # paper beside the photo, which is enlarged to 300 x 400
+    colours = {1: (40, 40, 230), 2: (255, 255, 255)}
+    inside = [mark for mark in marks_of(item) if mark[0] < 145]
+    assert {v for _, _, v in inside} == {1, 2}
+    for x, y, v in inside:
+        assert tuple(page[round(2 * y), round(2 * x)].tolist()) == colours[int(v)]
+
+
 def test_smooth_outline_goes_through_its_points():
     points = np.random.default_rng(0).normal(size=(7, 2))
     corners = np.arange(7) % 3 == 0
@@ -236,75 +251,3 @@ def test_smooth_outline_goes_through_its_points():
 def test_bad_arguments_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         generate_photo(**{"index": 0, **bad})
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("make_synthetic", ROOT / "datasets" / "make_synthetic.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(script, root, *more):
-    arguments = ["--root", str(root), "--train", "3", "--validation", "2", "--size", "96", *more]
-    return script.main(arguments)
-
-
-def files_of(root):
-    return {path.relative_to(root): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
-
-
-def test_script_writes_the_native_tree_once(script, tmp_path, capsys):
-    assert run(script, tmp_path) == 0
-    before = files_of(tmp_path)
-    assert len(before) == 2 * (3 + 2) + 1
-    for split, count in zip(SPLITS, (3, 2), strict=True):
-        for number in range(1, count + 1):
-            image = cv2.imread(str(tmp_path / split / "image" / f"{number:06d}.jpg"))
-            annotation = json.loads((tmp_path / split / "annos" / f"{number:06d}.json").read_text())
-            photo = generate_photo(number - 1, split=split, size=96)
-            assert image.shape == photo.image.shape and annotation == photo.annotation
-    assert run(script, tmp_path) == 0
-    assert "already there" in capsys.readouterr().out
-    assert files_of(tmp_path) == before
-
-
-def test_script_makes_the_sample_anew_for_other_arguments_or_after_an_interruption(script, tmp_path):
-    assert run(script, tmp_path) == 0
-    before = files_of(tmp_path)
-    assert run(script, tmp_path, "--train", "1", "--seed", "4") == 0
-    assert len(files_of(tmp_path)) == 2 * (1 + 2) + 1
-    record = json.loads((tmp_path / "synthetic.json").read_text())
-    (tmp_path / "synthetic.json").write_text(json.dumps({**record, "finished": False}))
-    assert run(script, tmp_path) == 0
-    assert set(files_of(tmp_path)) == set(before)
-
-
-def test_script_leaves_photos_alone_that_it_has_not_made(script, tmp_path, capsys):
-    other = tmp_path / "train" / "image" / "000001.jpg"
-    other.parent.mkdir(parents=True)
-    other.write_bytes(b"a real photo")
-    assert run(script, tmp_path) == 1
-    assert str(tmp_path / "train") in capsys.readouterr().err
-    assert other.read_bytes() == b"a real photo"
-
-
-@pytest.mark.parametrize("bad", [("--train", "-1"), ("--size", "8"), ("--workers", "0"), ("--seed", "x")])
-def test_script_refuses_bad_arguments(script, tmp_path, capsys, bad):
-    with pytest.raises(SystemExit):
-        run(script, tmp_path, *bad)
-    assert bad[0] in capsys.readouterr().err
-    assert not files_of(tmp_path)
-
-
-def test_script_names_a_root_that_cannot_be(script, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert run(script, tmp_path / "file") == 1
-    assert str(tmp_path / "file") in capsys.readouterr().err
-
-
-def test_script_draws_a_contact_sheet(script, tmp_path):
-    sheet = tmp_path / "docs" / "sheet.jpg"
-    assert run(script, tmp_path / "sample", "--contact-sheet", str(sheet)) == 0
-    assert cv2.imread(str(sheet)).shape == (4 * 96, 6 * 96, 3)

@@ -1,3 +1,5 @@
+"""Files that are written whole or not at all, and JSON arrays written item by item."""
+
 import io
 import json
 import math

@@ -1,1 +1,1 @@
-"""Native data sets to the compact file, and from it to official formats."""
+"""Conversion of native datasets to annotation tables, and from these to official formats."""

@@ -111,7 +111,7 @@ def _garment(annotations: AnnotationTable, row: int, visible_only: bool) -> dict
         "category_id": category_id + 1,
         "bbox": box,
         "area": box[2] * box[3],
-        "iscrowd": 0,
+        "iscrowd": int(annotations.iscrowd[row]),
         "num_keypoints": int(np.count_nonzero(keypoints[:, 2])),
         "keypoints": _shortest(DEEPFASHION2.scatter(keypoints, category_id).ravel()),
         "segmentation": [_shortest(annotations.vertices[slice(*ends)].ravel()) for ends in pairwise(edges)],

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -113,9 +114,8 @@ def _read_chunk(
 
 def _columns(photos: Sequence[Photo], schema: KeypointSchema) -> dict[str, Any]:
     """Make the columns of photos, without the schema, of which each process would send a copy."""
-    columns = dict(vars(AnnotationTable.from_photos(photos, schema)))
-    del columns["schema"]
-    return columns
+    table = AnnotationTable.from_photos(photos, schema)
+    return {column.name: getattr(table, column.name) for column in fields(table) if column.name != "schema"}
 
 
 def _concatenate(parts: Sequence[dict[str, Any]], schema: KeypointSchema) -> AnnotationTable:

@@ -1,1 +1,1 @@
-"""Statistics, figures and checks of a data set."""
+"""Statistics, figures and checks of a dataset."""

@@ -78,9 +78,9 @@ def check_flip_map(
     if partners is None:
         partners = [schema.local_flip(index) for index in range(schema.num_classes)]
     viewpoint = annotations.garment_attributes.get("viewpoint")
-    used = (annotations.box[:, 2:] > annotations.box[:, :2]).all(axis=1)
+    used = annotations.has_area
     if viewpoint is not None:
-        used &= viewpoint == _FRONTAL
+        used = used & (viewpoint == _FRONTAL)
     return [
         _check_class(annotations, np.flatnonzero(used & (annotations.category_id == index)), index, partner)
         for index, partner in enumerate(partners)

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from kgdet_d2.data.inspect.flip_check import AGREES, CONTRADICTED, TOO_CLOSE, TOO_FEW, FlipCheck
-from kgdet_d2.data.inspect.statistics import MEDIUM, SMALL, Row, has_area
+from kgdet_d2.data.inspect.statistics import MEDIUM, SMALL, Row
 from kgdet_d2.schema import KeypointSchema
 from kgdet_d2.structures.annotations import AnnotationTable
 
@@ -36,10 +36,9 @@ def garments_figure(class_rows: Sequence[Row], photo_rows: Sequence[Row]) -> Fig
 
 def boxes_figure(annotations: AnnotationTable) -> Figure:
     """Plot the sizes of boxes in pixels and relative to their photos, and their form."""
-    photo = np.repeat(np.arange(len(annotations)), np.diff(annotations.garment_offsets))
-    kept = has_area(annotations)
+    kept = annotations.has_area
     width, height = (annotations.box[kept, 2:] - annotations.box[kept, :2]).T.astype(np.float64)
-    photo = photo[kept]
+    photo = annotations.garment_image[kept]
     figure, axes = _panels(4, columns=2)
     _histogram(axes[0], {"width": width, "height": height}, "side of the box, pixels")
     _histogram(axes[1], {"": np.sqrt(width * height)}, "sqrt(area) of the box, pixels, logarithmic", log=True)

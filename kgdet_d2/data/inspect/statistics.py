@@ -30,8 +30,8 @@ def overview(annotations: AnnotationTable) -> dict[str, int]:
         "sizes of photos": len(np.unique(np.column_stack([annotations.width, annotations.height]), axis=0)),
         **({} if pairs is None else {"pairs": len(np.unique(pairs))}),
         "garments": int(garments.sum()),
-        "garments without a labelled landmark": int((labelled_keypoints(annotations) == 0).sum()),
-        "boxes without area": int((~has_area(annotations)).sum()),
+        "garments without a labelled landmark": int((annotations.num_labelled() == 0).sum()),
+        "boxes without area": int((~annotations.has_area).sum()),
         "labelled landmarks": int((annotations.keypoints[:, 2] > 0).sum()),
         "occluded landmarks": int((annotations.keypoints[:, 2] == 1).sum()),
     }
@@ -50,7 +50,7 @@ def classes(annotations: AnnotationTable) -> list[Row]:
     """Make a row for each class: its garments, its landmarks by visibility, its boxes by COCO's sizes."""
     schema, category = annotations.schema, annotations.category_id
     total = np.bincount(category, minlength=schema.num_classes)
-    unlabelled = labelled_keypoints(annotations) == 0
+    unlabelled = annotations.num_labelled() == 0
     total_unlabelled = np.bincount(category[unlabelled], minlength=schema.num_classes)
     area = _sizes(annotations).astype(np.float64).prod(axis=1)
     size_index = np.digitize(area, (SMALL, MEDIUM))
@@ -90,8 +90,8 @@ def keypoints(annotations: AnnotationTable) -> list[Row]:
 
 def sizes(annotations: AnnotationTable) -> list[Row]:
     """Make a row of quantiles for each length and ratio of photos and of boxes that have an area."""
-    photo = np.repeat(np.arange(len(annotations)), np.diff(annotations.garment_offsets))
-    kept = has_area(annotations)
+    photo = annotations.garment_image
+    kept = annotations.has_area
     width, height = _sizes(annotations)[kept].T.astype(np.float64)
     quantities = {
         "photo width": annotations.width,
@@ -125,25 +125,13 @@ def levels(annotations: AnnotationTable, level: np.ndarray, names: Sequence[str]
         level: int64 (G,), an index into ``names``.
         names: of the levels.
     """
-    schema, kept = annotations.schema, has_area(annotations)
+    schema, kept = annotations.schema, annotations.has_area
     class_and_level = annotations.category_id[kept] * len(names) + level[kept]
     counts = np.bincount(class_and_level, minlength=schema.num_classes * len(names)).reshape(-1, len(names))
     rows = []
     for class_name, row in zip((*schema.class_names, "all"), (*counts, counts.sum(axis=0)), strict=True):
         rows.append({"class": class_name, **dict(zip(names, row.tolist(), strict=True))})
     return rows
-
-
-def has_area(annotations: AnnotationTable) -> np.ndarray:
-    """Return bool (G,): boxes with a width and a height. Garments with others are left out in loading."""
-    width, height = _sizes(annotations).T
-    return (width > 0) & (height > 0)
-
-
-def labelled_keypoints(annotations: AnnotationTable) -> np.ndarray:
-    """Return int64 (G,): landmarks of each garment that are visible or occluded."""
-    before = np.concatenate([[0], np.cumsum(annotations.keypoints[:, 2] > 0)])
-    return np.diff(before[annotations.keypoint_offsets])
 
 
 def _sizes(annotations: AnnotationTable) -> np.ndarray:

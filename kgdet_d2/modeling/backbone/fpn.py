@@ -1,4 +1,4 @@
-"""A feature pyramid that builds only what its outputs need.
+"""A ResNet of any width, and a feature pyramid that builds only what its outputs need.
 
 N images; level l has stride 2^l and is named p<l>, made of res<l> where l <= 5.
 """
@@ -10,14 +10,17 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, ResNet, build_resne
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from torch import Tensor, nn
 
+EXTRAS_FROM = ("res5", "p5")
 _BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+# Levels of the pyramid: p3..p5 of the ResNet's stages, p6 and p7 beyond them.
+_LOWEST, _TOP, _HIGHEST = 3, 5, 7
 
 
 def build_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """The ResNet of ``MODEL.RESNETS``.
+    """Build the ResNet of ``MODEL.RESNETS``.
 
-    Detectron2 takes ResNet-18 and -34 with RES2_OUT_CHANNELS 64 alone. Here it is their width: res2 has that
-    many channels, each further stage twice as many.
+    Detectron2 accepts ResNet-18 and -34 with RES2_OUT_CHANNELS 64 alone. Here it is their width: res2 has
+    that many channels, each further stage twice as many.
     """
     resnets = cfg.MODEL.RESNETS
     if resnets.DEPTH not in _BASIC_BLOCKS or resnets.RES2_OUT_CHANNELS == 64:
@@ -41,13 +44,8 @@ def build_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     return ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
-_LOWEST, _TOP = 3, 5  # the ResNet stages that an FPN is made of
-_HIGHEST = 7
-EXTRAS_FROM = ("res5", "p5")
-
-
 class LeanFPN(Backbone):
-    """FPN (p3..p5) with further levels by stride-2 convolutions of res5 or p5 (p6) and of p6 (p7).
+    """Feature pyramid p3..p5 with further levels by stride-2 convolutions of res5 or p5 (p6) and of p6 (p7).
 
     Laterals, outputs and the further levels are each followed by ``norm``, or have a bias where it is "".
     There is no activation but FCOS's before p7, see ``extras_from``. With ``out_features`` ["p5"] no top-down
@@ -59,8 +57,8 @@ class LeanFPN(Backbone):
         out_channels: of each level.
         norm: normalisation by Detectron2's names.
         extras_from: what p6 is made of: "res5"; or "p5", with a ReLU between p6 and p7 (FCOS).
-        full: build and compute all of p3..p7 whatever is asked for, as the release does. The parameters that
-            reach no output then never get a gradient.
+        full: build and compute all of p3..p7 whatever ``out_features`` are, as the release does. The
+            parameters that reach no output then never get a gradient.
         fixed_bn_stats: keep every BatchNorm of ``bottom_up`` in evaluation mode; its weight and bias learn.
     """
 
@@ -78,9 +76,8 @@ class LeanFPN(Backbone):
         super().__init__()
         if extras_from not in EXTRAS_FROM:
             raise ValueError(f"MODEL.FPN.EXTRAS_FROM: expected one of {EXTRAS_FROM}, got {extras_from!r}")
-        parts = _needed_parts(out_features, extras_from)
-        if full:
-            parts = _all_parts()
+        needed = _needed_layers(out_features, extras_from)
+        layers = _all_layers() if full else needed
         self.bottom_up = bottom_up
         self.extras_from = extras_from
         self.fixed_bn_stats = fixed_bn_stats
@@ -89,44 +86,34 @@ class LeanFPN(Backbone):
         self._out_feature_channels = dict.fromkeys(out_features, out_channels)
         in_channels = {name: shape.channels for name, shape in bottom_up.output_shape().items()}
 
-        def conv(channels: int, kernel_size: int, stride: int = 1) -> Conv2d:
-            layer = Conv2d(
-                channels,
-                out_channels,
-                kernel_size,
-                stride=stride,
-                padding=kernel_size // 2,
-                bias=not norm,
-                norm=get_norm(norm, out_channels),
-            )
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-            return layer
-
-        self.laterals = nn.ModuleDict({p: conv(in_channels[_res(p)], 1) for p in parts["laterals"]})
-        self.outputs = nn.ModuleDict({p: conv(out_channels, 3) for p in parts["outputs"]})
+        self.laterals = nn.ModuleDict()
+        for level in layers["laterals"]:
+            self.laterals[level] = _conv(in_channels[_res(level)], out_channels, 1, norm=norm)
+        self.outputs = nn.ModuleDict()
+        for level in layers["outputs"]:
+            self.outputs[level] = _conv(out_channels, out_channels, 3, norm=norm)
         self.extras = nn.ModuleDict()
         channels = in_channels.get(extras_from, out_channels)
-        for p in parts["extras"]:
-            self.extras[p] = conv(channels, 3, stride=2)
+        for level in layers["extras"]:
+            self.extras[level] = _conv(channels, out_channels, 3, stride=2, norm=norm)
             channels = out_channels
 
     @property
     def size_divisibility(self) -> int:
+        """Divisor of the image's sides, the stride of p5."""
         return 2**_TOP
 
     def unused_parameters(self) -> list[str]:
-        """Names of this module's parameters that reach none of its outputs; some only where ``full``."""
-        needed = _needed_parts(self._out_features, self.extras_from)
+        """Return names of the parameters that reach none of the outputs; some only where ``full``."""
         names = []
-        for part in needed:
-            for level, layer in getattr(self, part).items():
-                if level not in needed[part]:
-                    names += [f"{part}.{level}.{name}" for name, _ in layer.named_parameters()]
+        for kind, needed in _needed_layers(self._out_features, self.extras_from).items():
+            for level, layer in getattr(self, kind).items():
+                if level not in needed:
+                    names += [f"{kind}.{level}.{name}" for name, _ in layer.named_parameters()]
         return names
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> "LeanFPN":
+        """Set the mode; with ``fixed_bn_stats`` the BatchNorms of ``bottom_up`` stay in evaluation mode."""
         super().train(mode)
         if self.fixed_bn_stats:
             for module in self.bottom_up.modules():
@@ -135,41 +122,72 @@ class LeanFPN(Backbone):
         return self
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Image (N, 3, H, W), sides divisible by 32 -> {name: (N, out_channels, ceil(H/s), ceil(W/s))}."""
+        """Compute the levels of an image.
+
+        Args:
+            image: (N, 3, H, W), sides divisible by 32.
+
+        Returns:
+            {name: (N, out_channels, ceil(H/s), ceil(W/s))}.
+        """
         res = self.bottom_up(image)
-        results = {}
+        levels = {}
         above = None
-        for name in reversed(self.laterals.keys()):
+        for name in reversed(list(self.laterals.keys())):
             merged = self.laterals[name](res[_res(name)])
             if above is not None:
                 merged = merged + F.interpolate(above, size=merged.shape[-2:], mode="nearest")
             if name in self.outputs:
-                results[name] = self.outputs[name](merged)
+                levels[name] = self.outputs[name](merged)
             above = merged
-        top = (res | results).get(self.extras_from)
+        top = (res | levels).get(self.extras_from)
         for name, layer in self.extras.items():
             if self.extras_from == "p5" and name == "p7":
                 top = F.relu(top)
-            top = results[name] = layer(top)
-        return {name: results[name] for name in self._out_features}
+            top = layer(top)
+            levels[name] = top
+        return {name: levels[name] for name in self._out_features}
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int, *, norm: str, stride: int = 1) -> Conv2d:
+    """Build a convolution that is followed by ``norm``, or has a bias where it is ""."""
+    layer = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+        bias=not norm,
+        norm=get_norm(norm, out_channels),
+    )
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _res(level_name: str) -> str:
-    """The ResNet stage of a level's stride."""
+    """Return the ResNet stage of a level's stride."""
     return level_name.replace("p", "res")
 
 
 def _names(first: int, last: int) -> list[str]:
+    """Return the names of consecutive levels."""
     return [f"p{level}" for level in range(first, last + 1)]
 
 
-def _all_parts() -> dict[str, list[str]]:
+def _all_layers() -> dict[str, list[str]]:
+    """Return the levels of each kind of layer in the whole pyramid."""
     pyramid = _names(_LOWEST, _TOP)
     return {"laterals": pyramid, "outputs": pyramid, "extras": _names(_TOP + 1, _HIGHEST)}
 
 
-def _needed_parts(out_features: list[str], extras_from: str) -> dict[str, list[str]]:
-    """Levels of each kind of layer that the outputs depend on: laterals from the lowest output up to p5."""
+def _needed_layers(out_features: list[str], extras_from: str) -> dict[str, list[str]]:
+    """Return the levels of each kind of layer that the outputs depend on: laterals from the lowest up to p5.
+
+    Raises:
+        ValueError: the outputs are not consecutive levels of the pyramid.
+    """
     allowed = _names(_LOWEST, _HIGHEST)
     levels = [allowed.index(name) + _LOWEST for name in out_features if name in allowed]
     if not levels or list(out_features) != _names(levels[0], levels[-1]):
@@ -187,8 +205,8 @@ def _needed_parts(out_features: list[str], extras_from: str) -> dict[str, list[s
 
 
 @BACKBONE_REGISTRY.register()
-def build_resnet_lean_fpn_backbone(cfg, input_shape: ShapeSpec) -> LeanFPN:
-    """ResNet and :class:`LeanFPN` from ``MODEL.RESNETS``, ``MODEL.BACKBONE`` and ``MODEL.FPN``."""
+def build_resnet_lean_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> LeanFPN:
+    """Build a ResNet and :class:`LeanFPN` from ``MODEL.RESNETS``, ``MODEL.BACKBONE`` and ``MODEL.FPN``."""
     return LeanFPN(
         build_resnet(cfg, input_shape),
         out_features=cfg.MODEL.FPN.OUT_FEATURES,

@@ -1,4 +1,4 @@
-"""What a stage predicts, at all locations or at chosen ones.
+"""Predictions of a stage, at all locations or at chosen ones.
 
 N images, H x W locations of a level, L locations of all levels, C classes, K keypoints of all classes,
 P informative points, n chosen locations. Offsets are relative to the location, in strides, y first.

@@ -1,13 +1,14 @@
-"""Landmarks by heat maps, of each garment's own class alone.
+"""Heads of Match R-CNN: keypoint heat maps of each garment's own class, masks where there are outlines.
 
-N garments, K landmarks of all classes, K_c of one class, P labelled landmarks, maps of S x S cells.
+N garments, K keypoints of all classes, K_c of one class, P labelled keypoints, heat maps of S x S.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling import ROI_KEYPOINT_HEAD_REGISTRY, ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
@@ -21,98 +22,127 @@ from kgdet_d2.schema import get_schema
 
 @ROI_KEYPOINT_HEAD_REGISTRY.register()
 class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
-    """Detectron2's head of Keypoint R-CNN with the landmarks of many classes.
+    """Detectron2's head of Keypoint R-CNN with the keypoints of many classes.
 
-    Layers, state dict, loss and decoded places are Detectron2's. But of the K maps only those that somebody
-    asks for are upsampled, and decoded: labelled landmarks in training, the predicted class's in inference.
+    Layers, state dict, loss and decoded places are Detectron2's. But of the K maps only those that are used
+    are upsampled and decoded: labelled keypoints in training, the predicted class's in inference.
+
+    Args:
+        input_shape: of the pooled features.
+        slots: per class, the maps of its keypoints.
+        num_keypoints: K.
+        conv_dims: output channels of each convolution.
+        loss_weight: factor of the loss.
+        loss_normalizer: "visible" divides the loss by P; a number, by itself times the images.
     """
 
     @configurable
-    def __init__(self, input_shape: ShapeSpec, *, slots: Sequence[Sequence[int]], **detectron2_arguments):
-        """Args:
-        input_shape: of the pooled features.
-        slots: per class, the maps of its landmarks.
-        detectron2_arguments: those of Detectron2's head.
-        """
-        super().__init__(input_shape, **detectron2_arguments)
-        self.slots = [list(own) for own in slots]
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        slots: Sequence[Sequence[int]],
+        num_keypoints: int,
+        conv_dims: list[int],
+        loss_weight: float = 1.0,
+        loss_normalizer: float | str = 1.0,
+    ):
+        super().__init__(
+            input_shape,
+            num_keypoints=num_keypoints,
+            conv_dims=conv_dims,
+            loss_weight=loss_weight,
+            loss_normalizer=loss_normalizer,
+        )
+        self.slots = [list(class_slots) for class_slots in slots]
 
     @classmethod
-    def from_config(cls, cfg, input_shape):
-        """Return Detectron2's arguments, and the slots of ``MODEL.KGDET.SCHEMA``."""
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Return Detectron2's arguments and the slots of ``MODEL.KGDET.SCHEMA``."""
         arguments = super().from_config(cfg, input_shape)
         return {**arguments, "slots": get_schema(cfg.MODEL.KGDET.SCHEMA).slots}
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
-        """Pooled features (N, C, H, W) of the instances -> the loss or, in inference, the same instances.
+        """Compute the loss or, in inference, give the instances their keypoints.
 
         Args:
-            x: features.
+            x: pooled features (N, C, H, W) of the instances.
             instances: of each image; in training with proposal_boxes and gt_keypoints, in inference with
-                pred_boxes and pred_classes. These get ``pred_keypoints`` (n, K, 3): x and y in the boxes'
-                frame, continuous pixels, and the landmark's score; zeros in other classes' slots.
+                pred_boxes and pred_classes.
+
+        Returns:
+            In training ``loss_keypoint``. In inference the same instances, with ``pred_keypoints`` (n, K, 3):
+            x and y in the boxes' frame, continuous pixels, and the keypoint's score; zeros in other classes'
+            slots.
         """
         for layer in self:
             x = layer(x)
         if self.training:
             return {"loss_keypoint": self._loss(x, instances) * self.loss_weight}
         boxes = cat([garments.pred_boxes.tensor for garments in instances])
-        keypoints = self._decode(x, boxes, cat([garments.pred_classes for garments in instances]))
-        for garments, own in zip(instances, keypoints.split([len(g) for g in instances]), strict=True):
-            garments.pred_keypoints = own
+        classes = cat([garments.pred_classes for garments in instances])
+        keypoints = self._decode(x, boxes, classes).split([len(garments) for garments in instances])
+        for garments, image_keypoints in zip(instances, keypoints, strict=True):
+            garments.pred_keypoints = image_keypoints
         return instances
 
     def _loss(self, maps: Tensor, instances: list[Instances]) -> Tensor:
-        """Cross-entropy over the S x S cells of each labelled landmark inside its proposal."""
+        """Compute cross-entropy over the S x S pixels of each labelled keypoint inside its proposal."""
         side = int(self.up_scale * maps.shape[-1])
-        targets = [
-            garments.gt_keypoints.to_heatmap(garments.proposal_boxes.tensor, side)
-            for garments in instances
-            if len(garments)  # photos without garments have no gt_keypoints
-        ]
-        if not targets:
+        target_pixels, target_inside = [], []
+        for garments in instances:
+            if len(garments):  # images without garments have no gt_keypoints
+                pixels, inside = garments.gt_keypoints.to_heatmap(garments.proposal_boxes.tensor, side)
+                target_pixels.append(pixels)
+                target_inside.append(inside)
+        if not target_pixels:
             return maps.sum() * 0
-        cells, inside = (torch.cat(parts) for parts in zip(*targets, strict=True))  # (N, K) both
+        pixels, inside = torch.cat(target_pixels), torch.cat(target_inside)  # (N, K) both
         labelled = inside.nonzero(as_tuple=True)  # rows and slots, (P,) both
-        logits = self._upsampled(maps[labelled][:, None]).flatten(1)  # (P, S * S)
-        loss = F.cross_entropy(to_float32(logits), cells[labelled], reduction="sum")
+        logits = self._upsample(maps[labelled][:, None]).flatten(1)  # (P, S * S)
+        loss = F.cross_entropy(to_float32(logits), pixels[labelled], reduction="sum")
         if self.loss_normalizer == "visible":
             return loss / max(len(logits), 1)
         return loss / (self.loss_normalizer * len(instances))
 
     def _decode(self, maps: Tensor, boxes: Tensor, classes: Tensor) -> Tensor:
-        """(N, K, H, W), (N, 4), (N,) -> (N, K, 3)."""
+        """Decode maps (N, K, H, W) in boxes (N, 4), of the classes (N,) alone -> (N, K, 3)."""
         keypoints = boxes.new_zeros(len(boxes), self.num_keypoints, 3)
         for index in classes.unique().tolist():
-            rows = (classes == index).nonzero()
-            own = self._upsampled(maps[rows, self.slots[index]])  # (N_c, K_c, S, S)
-            x_y_logit_score = heatmaps_to_keypoints(to_float32(own), boxes[rows[:, 0]])
-            keypoints[rows, self.slots[index]] = x_y_logit_score[..., [0, 1, 3]]
+            rows = (classes == index).nonzero()  # (N_c, 1)
+            class_maps = self._upsample(maps[rows, self.slots[index]])  # (N_c, K_c, S, S)
+            decoded = heatmaps_to_keypoints(to_float32(class_maps), boxes[rows[:, 0]])  # x, y, logit, score
+            keypoints[rows, self.slots[index]] = decoded[..., [0, 1, 3]]
         return keypoints
 
-    def _upsampled(self, maps: Tensor) -> Tensor:
+    def _upsample(self, maps: Tensor) -> Tensor:
+        """Upsample maps of H x W to S x S."""
         return F.interpolate(maps, scale_factor=self.up_scale, mode="bilinear", align_corners=False)
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class GarmentMaskHead(MaskRCNNConvUpsampleHead):
-    """Detectron2's mask head; a garment without polygons was not outlined, and teaches no empty mask."""
+    """Detectron2's mask head, without a loss for garments that have no polygons: they were not outlined."""
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
-        """As Detectron2's.
+        """Compute the loss or, in inference, give the instances their masks, as Detectron2's head does.
 
         Args:
             x: pooled features (N, C, H, W).
             instances: of each image; in training with proposal_boxes, gt_classes and gt_masks, in inference
-                with pred_classes. These get ``pred_masks`` (n, 1, S, S), probabilities.
+                with pred_classes.
+
+        Returns:
+            In training ``loss_mask``. In inference the same instances, with ``pred_masks`` (n, 1, S, S),
+            probabilities.
         """
         if self.training:
-            outlined = [_outlined(garments).to(x.device) for garments in instances]
-            instances = [garments[has] for garments, has in zip(instances, outlined, strict=True)]
+            outlined = [_has_outline(garments).to(x.device) for garments in instances]
+            instances = [garments[rows] for garments, rows in zip(instances, outlined, strict=True)]
             x = x[torch.cat(outlined)]
         return super().forward(x, instances)
 
 
-def _outlined(garments: Instances) -> Tensor:
-    """Bool (n,), which have a mask. Photos without garments have no gt_masks."""
+def _has_outline(garments: Instances) -> Tensor:
+    """Check which garments have a mask, bool (n,). Images without garments have no gt_masks."""
     return garments.gt_masks.nonempty() if len(garments) else torch.zeros(0, dtype=torch.bool)

@@ -1,73 +1,113 @@
-"""FCOS (Tian et al., ICCV 2019): Detectron2's class, made of a config."""
+"""FCOS (Tian et al., ICCV 2019): Detectron2's class, built from a config."""
 
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes, Instances
-from torch import nn
+from torch import Tensor, nn
 
 from kgdet_d2.schema import get_schema
 
 
 class FCOS(fcos.FCOS):
-    """Detectron2's FCOS, for batches in which photos without garments may be, too.
+    """Detectron2's FCOS, for batches that may hold images without garments.
 
     Its losses are ``loss_fcos_cls``, ``loss_fcos_loc`` (GIoU) and ``loss_fcos_ctr`` (centerness). A
     detection's score is the square root of its class's times its centerness. The head is Detectron2's: unlike
     the paper's, it has no factor for each level's boxes.
+
+    Args:
+        backbone: with the pyramid's levels.
+        head: predicts logits, boxes and centerness of every location.
+        num_classes: C, without background.
+        center_sampling_radius: in strides; a location in a garment is positive if it lies less than this from
+            its centre, in x and in y.
+        focal_loss_alpha, focal_loss_gamma: of the focal loss of classes.
+        test_score_thresh: detections score above it.
+        test_topk_candidates: detections of each level before suppression, at most.
+        test_nms_thresh: IoU above which, within a class, the lower score goes.
+        max_detections_per_image: after suppression.
+        pixel_mean, pixel_std: of each channel.
     """
 
     @configurable
-    def __init__(self, **arguments: Any):
-        """Args:
-        arguments: those of Detectron2's ``FCOS``.
-        """
-        super().__init__(**arguments)
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: nn.Module,
+        num_classes: int,
+        center_sampling_radius: float,
+        focal_loss_alpha: float,
+        focal_loss_gamma: float,
+        test_score_thresh: float,
+        test_topk_candidates: int,
+        test_nms_thresh: float,
+        max_detections_per_image: int,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+    ):
+        super().__init__(
+            backbone=backbone,
+            head=head,
+            num_classes=num_classes,
+            center_sampling_radius=center_sampling_radius,
+            focal_loss_alpha=focal_loss_alpha,
+            focal_loss_gamma=focal_loss_gamma,
+            test_score_thresh=test_score_thresh,
+            test_topk_candidates=test_topk_candidates,
+            test_nms_thresh=test_nms_thresh,
+            max_detections_per_image=max_detections_per_image,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the constructor's arguments from ``MODEL.FCOS``."""
         backbone = build_backbone(cfg)
         shapes = sorted(backbone.output_shape().values(), key=lambda shape: shape.stride)
-        own = cfg.MODEL.FCOS
-        num_classes = own.NUM_CLASSES or get_schema(cfg.MODEL.KGDET.SCHEMA).num_classes
+        keys, num_classes = cfg.MODEL.FCOS, get_schema(cfg.MODEL.KGDET.SCHEMA).num_classes
         head = fcos.FCOSHead(
             input_shape=shapes,
             num_classes=num_classes,
-            conv_dims=[shapes[0].channels] * own.NUM_CONVS,
-            norm=_group_norm if own.NORM == "GN" else own.NORM,
-            prior_prob=own.PRIOR_PROB,
+            conv_dims=[shapes[0].channels] * keys.NUM_CONVS,
+            norm=_group_norm if keys.NORM == "GN" else keys.NORM,
+            prior_prob=keys.PRIOR_PROB,
         )
         return {
             "backbone": backbone,
             "head": head,
             "num_classes": num_classes,
-            "center_sampling_radius": own.CENTER_SAMPLING_RADIUS,
-            "focal_loss_alpha": own.FOCAL_LOSS_ALPHA,
-            "focal_loss_gamma": own.FOCAL_LOSS_GAMMA,
-            "test_score_thresh": own.SCORE_THRESH_TEST,
-            "test_topk_candidates": own.TOPK_CANDIDATES_TEST,
-            "test_nms_thresh": own.NMS_THRESH_TEST,
+            "center_sampling_radius": keys.CENTER_SAMPLING_RADIUS,
+            "focal_loss_alpha": keys.FOCAL_LOSS_ALPHA,
+            "focal_loss_gamma": keys.FOCAL_LOSS_GAMMA,
+            "test_score_thresh": keys.SCORE_THRESH_TEST,
+            "test_topk_candidates": keys.TOPK_CANDIDATES_TEST,
+            "test_nms_thresh": keys.NMS_THRESH_TEST,
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
     @torch.no_grad()
-    def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]):
-        """As Detectron2's, which v0.6 cannot do for a photo without garments: all of it is background."""
-        return super().label_anchors(anchors, [_with_garments(each) for each in gt_instances])
+    def label_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Label as Detectron2 does; v0.6 cannot for an image without garments: all of it is background."""
+        return super().label_anchors(anchors, [_with_garments(garments) for garments in gt_instances])
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    """Detectron2's "GN". Its v0.6 tries it on one channel, too, which PyTorch refuses to divide by 32."""
+    """Build Detectron2's "GN". Its v0.6 tries it on one channel, too, which PyTorch cannot divide by 32."""
     return nn.GroupNorm(min(32, channels), channels)
 
 
 def _with_garments(instances: Instances) -> Instances:
-    """Where there are none, one without area: no cell lies in it."""
+    """Return the garments or, where there are none, one without area, in which no location lies."""
     if len(instances):
         return instances
     boxes, classes = instances.gt_boxes.tensor, instances.gt_classes

@@ -1,3 +1,5 @@
+"""Pairs of a user's and a shop's image, against plain loops, and their loader."""
+
 from itertools import islice
 
 import numpy as np

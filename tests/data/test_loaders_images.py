@@ -1,3 +1,5 @@
+"""The loader of single images: epochs, batches of like aspect ratio, and what its workers map ahead."""
+
 from itertools import islice
 
 import numpy as np

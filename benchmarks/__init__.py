@@ -1,0 +1,1 @@
+"""Benchmarks of the model, the loader, the annotation file and the evaluation: ``python -m benchmarks``."""
