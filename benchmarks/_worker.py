@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 import kgdet_d2
+import kgdet_d2.modeling  # registers what a config names
 from benchmarks._timing import Clock, peak_megabytes
 from kgdet_d2.config import check_weights, load_config
 from kgdet_d2.data import FashionDatasetMapper
