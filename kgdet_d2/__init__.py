@@ -1,33 +1,28 @@
 """KGDet, Keypoint-Guided Fashion Detection (AAAI 2021), as a Detectron2 project.
 
-As in Detectron2, importing ``kgdet_d2.modeling`` registers the meta-architectures and backbones, importing
-``kgdet_d2.data`` the datasets. The first use of ``kgdet_d2.add_kgdet_config`` or ``kgdet_d2.load_config``
-imports both. Importing the package alone needs neither PyTorch nor Detectron2: ``kgdet install-detectron2``
-runs before they are there.
+Importing this package registers its meta-architectures, backbones and datasets with Detectron2. Where
+Detectron2 is missing it can be imported all the same, so that ``kgdet install-detectron2`` can run.
 """
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 from kgdet_d2.utils.command import DETECTRON2_MISSING
+
+if find_spec("detectron2") is not None:
+    from kgdet_d2 import data, modeling
+    from kgdet_d2.config import add_kgdet_config, load_config
 
 try:
     __version__ = version("kgdet_d2")
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["__version__", "add_kgdet_config", "load_config"]
+__all__ = ["__version__", "add_kgdet_config", "data", "load_config", "modeling"]
 
 
 def __getattr__(name: str) -> object:
-    """Import the public functions, and what a config names, when they are first used (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        import_module("kgdet_d2.data")
-        import_module("kgdet_d2.modeling")
-        return getattr(import_module("kgdet_d2.config"), name)
-    except ModuleNotFoundError as error:
-        if error.name != "detectron2":
-            raise
-        raise ImportError(DETECTRON2_MISSING) from error
+    """Say what is missing where a public name could not be imported (PEP 562)."""
+    if name in __all__:
+        raise ImportError(DETECTRON2_MISSING)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,8 +2,6 @@
 
 import pytest
 
-import kgdet_d2.data
-import kgdet_d2.modeling  # noqa: F401, both register what the tests' configs name
 from tests.helpers.release_recordings import FULL
 
 pytest_plugins = ["tests.helpers.annotations", "tests.helpers.loggers", "tests.helpers.scenes"]

@@ -32,8 +32,8 @@ MAY_IMPORT = {
 MAY_IMPORT["engine"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MAY_IMPORT["__main__"] = {"cli"}
-# The config imports these as a whole, for what they register; it takes nothing from them.
-REGISTERING = {"config": {f"{PACKAGE}.data", f"{PACKAGE}.modeling"}}
+# The package imports these as a whole, for what they register; it takes nothing from them.
+REGISTERING = {"__init__": {f"{PACKAGE}.data", f"{PACKAGE}.modeling"}}
 NEVER = {"train_net", "tools", "datasets", "benchmarks", "tests"}
 THIRD_PARTY = {"schema": {"numpy"}, "geometry": {"torch"}}
 NETWORKS = {"modeling", "layers", "checkpoint", "engine"}

@@ -1,5 +1,8 @@
 """The package itself: its public names, the configs that come with it, and imports without Detectron2."""
 
+import subprocess
+import sys
+
 import pytest
 
 import kgdet_d2
@@ -15,13 +18,28 @@ def test_public_names():
         _ = kgdet_d2.no_such_name
 
 
-def test_a_public_name_without_detectron2_says_how_to_get_it(monkeypatch):
-    def import_module(name):
-        raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
+def test_importing_the_package_registers_models_and_datasets():
+    code = (
+        "import kgdet_d2; from detectron2.data import DatasetCatalog; "
+        "from detectron2.modeling import META_ARCH_REGISTRY; "
+        "print('KGDet' in META_ARCH_REGISTRY, 'deepfashion2_train' in DatasetCatalog)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
 
-    monkeypatch.setattr(kgdet_d2, "import_module", import_module)
-    with pytest.raises(ImportError, match=r"Detectron2 is not installed.*kgdet install-detectron2"):
-        _ = kgdet_d2.load_config
+
+def test_without_detectron2_the_package_can_be_imported_and_its_names_say_how_to_get_it(tmp_path):
+    code = (
+        "import sys, importlib.util as util; find = util.find_spec; "
+        "util.find_spec = lambda name, *rest: None if name == 'detectron2' else find(name, *rest); "
+        "import kgdet_d2; assert 'torch' not in sys.modules; kgdet_d2.load_config"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (
+        "ImportError: Detectron2 is not installed" in done.stderr
+        and "kgdet install-detectron2" in done.stderr
+    )
 
 
 def test_a_config_file_that_is_there_comes_first(tmp_path, monkeypatch):
