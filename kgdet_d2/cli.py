@@ -16,12 +16,10 @@ class Command(NamedTuple):
     Attributes:
         module: has ``make_parser()``, and ``run(args)`` that returns an exit status or None.
         summary: one line of the list of commands.
-        error_status: the exit status when the input or the machine is wrong.
     """
 
     module: str
     summary: str
-    error_status: int = 1
 
 
 COMMANDS = {
@@ -29,8 +27,7 @@ COMMANDS = {
     "prepare": Command(
         "kgdet_d2.data.convert.prepare", "make annotation files of a dataset: deepfashion2 or fld"
     ),
-    # 1 means that the dataset was read and its flip map is contradicted.
-    "check": Command("kgdet_d2.engine.check", "look at a dataset before training on it", error_status=2),
+    "check": Command("kgdet_d2.engine.check", "look at a dataset before training on it"),
     "draw": Command("kgdet_d2.engine.draw", "draw predictions beside the ground truth"),
     "evaluate": Command("kgdet_d2.engine.evaluate", "evaluate stored predictions again, without the model"),
     "analyze": Command("kgdet_d2.complexity", "count a model's parameters and multiply-adds"),
@@ -55,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.prog = f"kgdet {args.command}"
         return module.run(parser.parse_args(args.arguments))
 
-    return exit_status(run, error_status=command.error_status)
+    return exit_status(run)
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -46,7 +46,7 @@ on which pyramid level each garment falls once photos are resized as for testing
 statistics.json and as plots (PNG), and photos with garments of each class, drawn, as samples.jpg.
 
 The flip map is checked too: landmarks of mirrored frontal garments must lie where their partners lie. The
-exit status is 1 when a class's landmarks contradict it, 2 when the dataset cannot be read.
+exit status is 1 when a class's landmarks contradict it, or the dataset cannot be read.
 """
 PYRAMID = (3, 7)  # p3..p7
 SHEET_COLUMNS = 6

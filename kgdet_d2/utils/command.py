@@ -19,12 +19,11 @@ def command_parser(description: str) -> argparse.ArgumentParser:
     )
 
 
-def exit_status(command: Callable[[], int | None], *, error_status: int = 1) -> int:
-    """Run a command, and print what is wrong with its input or the machine as one line on stderr.
+def exit_status(command: Callable[[], int | None]) -> int:
+    """Run a command; print what is wrong with its input or the machine as one line on stderr, and return 1.
 
     Args:
         command: returns its exit status, None for 0.
-        error_status: the exit status after such an error.
 
     Raises:
         Exception: a fault of the program itself, which keeps its traceback.
@@ -39,7 +38,7 @@ def exit_status(command: Callable[[], int | None], *, error_status: int = 1) -> 
             raise
         message = DETECTRON2_MISSING if _lacks_detectron2(error) else str(error)
         print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
-        return error_status
+        return 1
 
 
 def _is_for_the_user(error: Exception) -> bool:

@@ -193,12 +193,12 @@ def test_boxes_are_resized_as_photos_are():
         (["mine", "--config-file", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_what_cannot_be_read_is_exit_status_2(photos, register, capsys, arguments, message):
+def test_what_cannot_be_read_is_exit_status_1(photos, register, capsys, arguments, message):
     register(photos)
     DatasetCatalog.register("plain", list)
     DatasetCatalog.register("sizeless", lambda: [{"file_name": "a.jpg"}])
     MetadataCatalog.get("sizeless").keypoint_schema = DEEPFASHION2
-    assert check(*arguments) == 2
+    assert check(*arguments) == 1
     captured = capsys.readouterr()
     assert message in captured.err and captured.out == ""
     assert not Path("output").exists()

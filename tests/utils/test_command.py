@@ -28,7 +28,7 @@ def test_the_command_s_own_status(status):
     ids=lambda error: type(error).__name__,
 )
 def test_what_a_user_can_settle_is_one_line(error, capsys):
-    assert exit_status(raising(error), error_status=2) == 2
+    assert exit_status(raising(error)) == 1
     assert capsys.readouterr().err == "error: a b\n"
 
 
