@@ -22,8 +22,6 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from kgdet_d2.utils.command import command_parser
-
 DESCRIPTION = """Install Detectron2 v0.6 as a pure-Python wheel, built here from its source distribution.
 
 A Detectron2 that already imports is kept. No compiler is needed.
@@ -377,7 +375,9 @@ def install_wheel(wheel: Path, *, constraint: Path | None, force: bool) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of ``kgdet install-detectron2``."""
-    parser = command_parser(DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     add = parser.add_argument
     add("--sdist", type=Path, metavar="PATH", help=f"use this {SDIST_FILE} instead of downloading it")
     add("--wheel-dir", type=Path, metavar="DIR", help="only build the wheel, into DIR")
@@ -406,3 +406,10 @@ def run(args: argparse.Namespace) -> None:
         if args.wheel_dir is None:
             install_wheel(wheel, constraint=args.constraint, force=args.force)
             print(f"Installed detectron2 {VERSION} into {sys.prefix}.")
+
+
+if __name__ == "__main__":  # as a file, where the package cannot be imported: Detectron2 is missing or broken
+    try:
+        run(make_parser().parse_args())
+    except InstallError as error:
+        sys.exit(f"error: {error}")

@@ -1,12 +1,9 @@
 #!/usr/bin/env python
-"""Install Detectron2; the same as ``kgdet install-detectron2``, also before this package is installed."""
+"""Install Detectron2; the same as ``kgdet install-detectron2``, also where the package cannot be imported."""
 
-import sys
+import runpy
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from kgdet_d2.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main(["install-detectron2", *sys.argv[1:]]))
+    package = Path(__file__).resolve().parents[1] / "kgdet_d2"
+    runpy.run_path(str(package / "install_detectron2.py"), run_name="__main__")
