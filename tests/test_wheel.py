@@ -99,10 +99,16 @@ def test_what_the_wheel_holds(wheel):
 
 
 def test_the_installed_package_is_the_one_that_runs(environment, empty):
-    code = "import kgdet_d2; print(kgdet_d2.__file__, kgdet_d2.__version__, kgdet_d2.load_config.__module__)"
-    file, version, module = run(environment / "bin/python", "-c", code, cwd=empty).stdout.split()
+    """And importing it registers its models and datasets."""
+    code = (
+        "import kgdet_d2; from detectron2.data import DatasetCatalog; "
+        "from detectron2.modeling import META_ARCH_REGISTRY; "
+        "print(kgdet_d2.__file__, kgdet_d2.__version__, kgdet_d2.load_config.__module__, "
+        "'KGDet' in META_ARCH_REGISTRY, 'deepfashion2_train' in DatasetCatalog)"
+    )
+    file, *rest = run(environment / "bin/python", "-c", code, cwd=empty).stdout.split()
     assert Path(file).is_relative_to(environment)
-    assert (version, module) == ("0.1.0", "kgdet_d2.config")
+    assert rest == ["0.1.0", "kgdet_d2.config", "True", "True"]
 
 
 def test_help_lists_the_commands(environment, empty):

@@ -70,9 +70,12 @@ def test_as_on_the_CPU(config, opts, cuda):
     )
 
 
-@pytest.mark.parametrize(("config", "opts"), SYSTEMS.values(), ids=SYSTEMS)
-def test_half_precision(config, opts, cuda):
+@pytest.mark.parametrize(
+    "system", ["kgdet, selection", "kgdet, sparse", "kgdet, flip fusion", "reppoints_kp"]
+)
+def test_half_precision(system, cuda):
     """Losses of the first stage alone: what later ones learn from depends on thresholds in RepPoints."""
+    config, opts = SYSTEMS[system]
     model, on_cuda = make_scoring_model(config, opts), make_scoring_model(config, opts).to("cuda")
     expected = losses(model)
     with torch.autocast("cuda", torch.float16):

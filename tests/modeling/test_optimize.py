@@ -174,12 +174,12 @@ def test_compiled_once_for_photos_of_all_sizes(name):
 
 LARGE_TENSOR = """
 import sys, torch
-from kgdet_d2.modeling.optimize import disable_malloc_trim
 
 def resident_megabytes():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
 
 if sys.argv[1] == "keep":
+    from kgdet_d2.modeling.optimize import disable_malloc_trim
     disable_malloc_trim()
 before = resident_megabytes()
 torch.ones(64, 2**20)
