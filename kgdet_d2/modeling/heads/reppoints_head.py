@@ -90,6 +90,16 @@ class RepPointsHead(PointSetHead):
 
     Keypoints, if wanted, are regressed either beside the points, "parallel" (the paper's RepPoints-Kp), or
     before them, "serial": the points are then an encoding of the keypoints, as in KGDet.
+
+    Args:
+        num_classes: C.
+        num_keypoints: K; without effect where ``keypoints`` is "none".
+        num_stages: the initial one included; RepPoints has 2.
+        keypoints: "none", "parallel" or "serial".
+        columns: points of each column of the deformable convolutions; RepPoints has one column of 9.
+        channels: width of towers, first stage and columns.
+        prior_prob: score of every class before training.
+        others: as in :class:`~kgdet_d2.modeling.heads.kgdet_head.PointSetHead`.
     """
 
     @configurable
@@ -109,22 +119,6 @@ class RepPointsHead(PointSetHead):
         points_gradient: float,
         moment_gradient: float,
     ):
-        """Build the towers and the stages.
-
-        Args:
-            num_classes: C.
-            num_keypoints: K; without effect where ``keypoints`` is "none".
-            num_stages: the initial one included; RepPoints has 2.
-            keypoints: "none", "parallel" or "serial".
-            columns: points of each column of the deformable convolutions; RepPoints has one column of 9.
-            in_channels: see :class:`PointSetHead`, as for what is not listed here.
-            channels: width of towers, first stage and columns.
-            num_convs: 3x3 convolutions in each tower.
-            norm: normalisation in the towers.
-            prior_prob: score of every class before training.
-            points_gradient: share of the gradient from an aggregation to its points.
-            moment_gradient: share of the gradient to the moment transform's scales.
-        """
         if keypoints not in ("none", "parallel", "serial"):
             raise ValueError(f"keypoints: expected 'none', 'parallel' or 'serial', got {keypoints!r}")
         num_keypoints = 0 if keypoints == "none" else num_keypoints
