@@ -29,6 +29,7 @@ class PointSetDetector(DenseDetector):
     head regresses keypoints there are ``pred_keypoints`` (n, K, 3) over the slots of all classes, too.
     """
 
+    @configurable
     def __init__(
         self,
         *,
@@ -185,26 +186,6 @@ class RepPoints(PointSetDetector):
     Points are supervised by the boxes alone. With ``MODEL.REPPOINTS.KEYPOINTS`` there are keypoints, too:
     RepPoints-Kp.
     """
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        head: RepPointsHead,
-        criterion: RepPointsCriterion,
-        postprocessor: KGDetPostprocessor,
-        pixel_mean: list[float],
-        pixel_std: list[float],
-    ):
-        super().__init__(
-            backbone=backbone,
-            head=head,
-            criterion=criterion,
-            postprocessor=postprocessor,
-            pixel_mean=pixel_mean,
-            pixel_std=pixel_std,
-        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
