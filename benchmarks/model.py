@@ -43,7 +43,7 @@ import torch
 from benchmarks import _worker
 from benchmarks._process import new_process
 from benchmarks._report import Report, add_opts, at_least, markdown
-from kgdet_d2.modeling.optimize import PRECISIONS
+from kgdet_d2.config import CHOICES
 from kgdet_d2.utils.timing import quartiles
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--candidates", type=at_least(1), default=100, metavar="N", help="of an image; default: 100")
     add("--repetitions", type=at_least(1), default=7, metavar="N", help="default: 7")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--precision", choices=PRECISIONS, default="float32", help="autocast; default: float32")
+    add(
+        "--precision",
+        choices=CHOICES["MODEL.INFERENCE.PRECISION"],
+        default="float32",
+        help="autocast; default: float32",
+    )
     add("--threads", type=at_least(1), default=torch.get_num_threads(), metavar="N")
     add("--channels-last", action="store_true", help="memory format of the weights")
     add_opts(parser)

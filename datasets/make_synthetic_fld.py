@@ -23,6 +23,7 @@ from kgdet_d2.data.convert.deepfashion2 import read_split
 from kgdet_d2.data.convert.fld import BOXES, LANDMARKS, PARTITION
 from kgdet_d2.data.dataset import FashionDataset
 from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.utils.command import exit_status
 from kgdet_d2.utils.io import atomic_write
 
 _SPLITS = {"train": ("train",), "validation": ("val", "test")}
@@ -134,14 +135,13 @@ def main(argv: list[str] | None = None) -> int:
         "--root", type=Path, required=True, help="where the tree goes; not there yet, or empty"
     )
     arguments = parser.parse_args(argv)
-    try:
+
+    def make() -> None:
         if arguments.root.exists() and any(arguments.root.iterdir()):
             raise ValueError(f"{arguments.root}: expected a new or empty folder")
         print(f"{arguments.root}: {convert(arguments.source, arguments.root)} photos")
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(make)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from tabulate import tabulate
 from kgdet_d2.complexity import count_by_module, total
 from kgdet_d2.config import load_config
 from kgdet_d2.data import FashionDatasetMapper
-from kgdet_d2.utils.command import command_parser
+from kgdet_d2.utils.command import at_least, command_parser
 from kgdet_d2.utils.environment import commit, hardware, versions
 from kgdet_d2.utils.io import write_json
 from kgdet_d2.utils.timing import quartiles, time_in_turns
@@ -60,26 +60,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("configs", nargs="+", metavar="YAML", help="a system each, of different names")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument(
-        "--seeds", type=_from(0), nargs="+", default=[1, 2, 3], metavar="N", help="default: 1 2 3"
+        "--seeds", type=at_least(0), nargs="+", default=[1, 2, 3], metavar="N", help="default: 1 2 3"
     )
     parser.add_argument("--num-gpus", type=int, default=torch.cuda.device_count(), help="of each run")
-    parser.add_argument("--jobs", type=_from(1), default=1, metavar="N", help="runs at a time; default: 1")
-    parser.add_argument("--timed", type=_from(2), default=50, metavar="N", help="photos; default: 50")
+    parser.add_argument("--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time; default: 1")
+    parser.add_argument("--timed", type=at_least(2), default=50, metavar="N", help="photos; default: 50")
     parser.add_argument("--only-table", action="store_true", help="of the runs that are done")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE, for all systems")
     return parser
-
-
-def _from(lowest: int) -> Callable[[str], int]:
-    """Return an argparse type: an integer from the lowest on."""
-
-    def parse(text: str) -> int:
-        number = int(text)
-        if number < lowest:
-            raise argparse.ArgumentTypeError(f"expected {lowest} or more, got {number}")
-        return number
-
-    return parse
 
 
 def run(args: argparse.Namespace) -> int:

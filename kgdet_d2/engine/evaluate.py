@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-import kgdet_d2.data  # noqa: F401, registers the datasets
 from kgdet_d2.evaluation import AnnotationTable, load_ground_truth, plots
 from kgdet_d2.evaluation.average_precision import AveragePrecision, average_precisions
 from kgdet_d2.evaluation.by_attribute import attribute_values, subset_scores
@@ -20,7 +19,6 @@ from kgdet_d2.evaluation.report import (
 )
 from kgdet_d2.evaluation.tide import DetectionErrors, find_errors
 from kgdet_d2.structures.predictions import Predictions
-from kgdet_d2.utils.catalog import schema_of_dataset
 from kgdet_d2.utils.command import command_parser
 from kgdet_d2.utils.io import atomic_write, write_json_array
 
@@ -111,7 +109,6 @@ def load(dataset: str, path: Path) -> tuple[AnnotationTable, Predictions]:
         ValueError: the dataset is not registered or has no schema, the predictions are damaged or of another
             schema, or they are of a photo that the dataset does not have.
     """
-    schema_of_dataset(dataset)  # names similar datasets where there is none of this name
     truth = load_ground_truth(dataset)
     predictions = Predictions.load(path, truth.schema)
     unknown = np.setdiff1d(predictions.image_id, truth.image_id)

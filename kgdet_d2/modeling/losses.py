@@ -19,8 +19,6 @@ from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points, to_floa
 from kgdet_d2.modeling.assigners import IGNORED, assign_by_center, assign_by_iou
 from kgdet_d2.modeling.heads.outputs import StageOutput
 
-KEYPOINT_WEIGHTINGS = ("per_garment", "per_landmark")
-
 
 @dataclass
 class Targets:

@@ -16,7 +16,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from kgdet_d2.geometry.points import to_float32
 from kgdet_d2.modeling.heads.kgdet_head import PointSetHead
 
-PRECISIONS = ("float32", "bfloat16", "float16")
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 _DENSE_HEADS = (RetinaNetHead, StandardRPNHead)  # FCOS' head is a RetinaNetHead, too
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)

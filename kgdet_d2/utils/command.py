@@ -19,6 +19,18 @@ def command_parser(description: str) -> argparse.ArgumentParser:
     )
 
 
+def at_least(lowest: int) -> Callable[[str], int]:
+    """Return an argparse type: an integer from ``lowest`` on."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < lowest:
+            raise argparse.ArgumentTypeError(f"expected {lowest} or more, got {number}")
+        return number
+
+    return parse
+
+
 def exit_status(command: Callable[[], int | None]) -> int:
     """Run a command; print what is wrong with its input or the machine as one line on stderr, and return 1.
 

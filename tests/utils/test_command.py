@@ -1,5 +1,6 @@
 """How commands end: a line for the user, a traceback for a fault of the program."""
 
+import argparse
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from kgdet_d2 import cli
 from kgdet_d2.data.mapper import read_image
-from kgdet_d2.utils.command import exit_status
+from kgdet_d2.utils.command import at_least, exit_status
 
 
 def raising(error):
@@ -64,3 +65,9 @@ def test_an_unknown_command(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["trian"])
     assert stop.value.code == 2 and "'trian'" in capsys.readouterr().err
+
+
+def test_integers_from_a_lowest_one_on():
+    assert [at_least(1)("1"), at_least(0)("25")] == [1, 25]
+    with pytest.raises(argparse.ArgumentTypeError, match="expected 2 or more, got 1"):
+        at_least(2)("1")

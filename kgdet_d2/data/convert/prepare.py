@@ -10,7 +10,7 @@ from kgdet_d2.data.convert import deepfashion2, fld
 from kgdet_d2.data.convert.coco_export import write_official_coco
 from kgdet_d2.data.convert.parallel import default_workers
 from kgdet_d2.data.convert.records import count_problems, write_report, write_split
-from kgdet_d2.utils.command import command_parser
+from kgdet_d2.utils.command import at_least, command_parser
 from kgdet_d2.utils.io import atomic_write
 
 DESCRIPTION = """Turn a dataset's own annotations into the compact files that kgdet_d2 registers.
@@ -74,7 +74,7 @@ def _add_dataset(
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: <root>/annotations")
     parser.add_argument(
         "--workers",
-        type=_at_least_one,
+        type=at_least(1),
         default=default_workers(),
         metavar="N",
         help="processes; default: one for each core, here %(default)s",
@@ -83,13 +83,6 @@ def _add_dataset(
         "--strict", action="store_true", help="stop at a split's first problem and write nothing of it"
     )
     return parser
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
-    return number
 
 
 def run(args: argparse.Namespace) -> None:
