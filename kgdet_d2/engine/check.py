@@ -33,7 +33,7 @@ from kgdet_d2.figure_page import fit, grid, titled, write_jpeg
 from kgdet_d2.modeling.assigners import assign_by_center
 from kgdet_d2.schema import KeypointSchema
 from kgdet_d2.utils.catalog import schema_of_dataset
-from kgdet_d2.utils.command import command_parser
+from kgdet_d2.utils.command import at_least, command_parser
 from kgdet_d2.utils.io import atomic_write
 from kgdet_d2.visualizer import FashionVisualizer
 
@@ -64,17 +64,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="its INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and levels count; default: 800, 1333, p3..p7",
     )
     parser.add_argument(
-        "--samples", type=_from_zero, default=2, metavar="N", help="drawn per class; default 2"
+        "--samples", type=at_least(0), default=2, metavar="N", help="drawn per class; default 2"
     )
-    parser.add_argument("--seed", type=_from_zero, default=0, help="of the choice of samples; default 0")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the choice of samples; default 0")
     return parser
-
-
-def _from_zero(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, got {number}")
-    return number
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(dataset, FashionDataset):
         annotations = dataset.annotations
     else:
-        annotations = AnnotationTable.from_dataset_dicts(dataset, schema)
+        # Numbered anew: a check needs no ids, and those of the dicts may be missing, repeated or strings.
+        numbered = ({**record, "image_id": number} for number, record in enumerate(dataset))
+        annotations = AnnotationTable.from_dataset_dicts(numbered, schema)
     output = args.output or Path("output/check_dataset", args.dataset)
     shorter, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     overview = statistics.overview(annotations) | {"resized to": shorter, "but at most to": longest}

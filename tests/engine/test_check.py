@@ -117,6 +117,22 @@ def test_plain_dicts_give_the_same(photos, register, no_plots):
     assert report() == report("output/check_dataset/dicts") | {"dataset": "mine"}
 
 
+@pytest.mark.parametrize("image_id", ["a string", 7, None], ids=str)
+def test_ids_of_plain_dicts_do_not_matter(photos, register, no_plots, image_id):
+    """Strings, the same for all, or missing."""
+    register(photos)
+    assert check("mine") == 0
+    dicts = list(DatasetCatalog.get("mine"))
+    for record in dicts:
+        record["image_id"] = image_id
+        if image_id is None:
+            del record["image_id"]
+    DatasetCatalog.register("dicts", lambda: dicts)
+    MetadataCatalog.get("dicts").keypoint_schema = DEEPFASHION2
+    assert check("dicts") == 0
+    assert report() == report("output/check_dataset/dicts") | {"dataset": "mine"}
+
+
 def test_missing_photos_are_told_and_left_out(photos, register, capsys, no_plots):
     register(photos[:8])
     Path("image/7.png").unlink()
@@ -188,7 +204,7 @@ def test_boxes_are_resized_as_photos_are():
     [
         (["nobody"], "nobody"),
         (["plain"], "dataset 'plain': expected keypoint_schema"),
-        (["sizeless"], "photo 0 of the list, a.jpg: no 'image_id'"),
+        (["sizeless"], "photo 0 of the list, a.jpg: no 'width'"),
         (["deepfashion2_train"], "prepare_deepfashion2"),
         (["mine", "--config-file", "nowhere.yaml"], "nowhere.yaml"),
     ],
