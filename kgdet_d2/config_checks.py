@@ -38,6 +38,7 @@ def check_config(
         ValueError: lists every problem found, by key, with what was expected and what was found.
     """
     problems = [*_table_problems(cfg, choices, ranges), *_solver_problems(cfg), *_input_problems(cfg)]
+    problems += _backbone_problems(cfg)
     check_system = _SYSTEMS.get(cfg.MODEL.META_ARCHITECTURE)
     if check_system is not None:
         problems += check_system(cfg)
@@ -110,6 +111,17 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
         yield from _crop_problems(crop)
     if cfg.MODEL.MASK_ON and (crop.ENABLED or jitter) and find_spec("shapely") is None:
         yield "MODEL.MASK_ON: polygons are cropped by shapely, which is missing: pip install shapely"
+
+
+def _backbone_problems(cfg: CfgNode) -> Iterator[str]:
+    if cfg.MODEL.BACKBONE.NAME != "build_timm_lean_fpn_backbone":
+        return
+    if find_spec("timm") is None:
+        yield "MODEL.BACKBONE.NAME: this one needs timm, which is missing: pip install 'kgdet_d2[timm]'"
+    reason = " with a backbone of timm, none of whose stages is frozen"
+    yield from _expect(cfg, "MODEL.BACKBONE.FREEZE_AT", 0, reason)
+    if not cfg.MODEL.TIMM.NAME:
+        yield "MODEL.TIMM.NAME: expected the name of a model of timm, got none"
 
 
 def _crop_problems(crop: CfgNode) -> Iterator[str]:

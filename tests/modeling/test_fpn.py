@@ -8,7 +8,7 @@ from detectron2.modeling import FPN, build_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 
 from kgdet_d2.config import add_kgdet_config
-from kgdet_d2.modeling.backbone.fpn import EXTRAS_FROM
+from kgdet_d2.modeling.backbone.fpn import EXTRAS_FROM, LeanFPN
 
 
 def make_backbone(levels, *, full=False, norm="GN", fixed=False, extras_from="res5"):
@@ -16,7 +16,8 @@ def make_backbone(levels, *, full=False, norm="GN", fixed=False, extras_from="re
     add_kgdet_config(cfg)
     cfg.MODEL.BACKBONE.NAME = "build_resnet_lean_fpn_backbone"
     cfg.MODEL.BACKBONE.FIXED_BN_STATS = fixed
-    cfg.MODEL.RESNETS.update(DEPTH=18, RES2_OUT_CHANNELS=64, NORM="BN", OUT_FEATURES=["res3", "res4", "res5"])
+    cfg.MODEL.RESNETS.update(DEPTH=18, RES2_OUT_CHANNELS=64, NORM="BN")
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"][0 if "p2" in levels else 1 :]
     cfg.MODEL.FPN.update(OUT_CHANNELS=32, NORM=norm, OUT_FEATURES=levels, FULL=full, EXTRAS_FROM=extras_from)
     torch.manual_seed(0)
     return build_backbone(cfg, ShapeSpec(channels=3))
@@ -24,7 +25,8 @@ def make_backbone(levels, *, full=False, norm="GN", fixed=False, extras_from="re
 
 @pytest.mark.parametrize("extras_from", EXTRAS_FROM)
 @pytest.mark.parametrize(
-    "levels", [["p5"], ["p3", "p4"], ["p4", "p5", "p6", "p7"], ["p6"], ["p5", "p6", "p7"], ["p3"]]
+    "levels",
+    [["p5"], ["p3", "p4"], ["p4", "p5", "p6", "p7"], ["p6"], ["p5", "p6", "p7"], ["p3"], ["p2", "p3"]],
 )
 def test_lean_and_full_pyramids_give_the_same(levels, extras_from):
     full = make_backbone(levels, full=True, extras_from=extras_from).eval()
@@ -53,16 +55,16 @@ def test_unused_parameters_are_exactly_those_without_gradient(levels, extras_fro
     assert sorted(without) == sorted(backbone.unused_parameters())
 
 
-def test_without_norm_it_is_detectron2_s_pyramid_of_FCOS():
+@pytest.mark.parametrize("lowest", [2, 3])
+def test_without_norm_it_is_detectron2_s_pyramid_of_FCOS(lowest):
     """With p6 of p5, a ReLU between p6 and p7, and biases."""
-    ours = make_backbone(["p3", "p4", "p5", "p6", "p7"], norm="", extras_from="p5").eval()
-    theirs = FPN(
-        ours.bottom_up, ["res3", "res4", "res5"], 32, top_block=LastLevelP6P7(32, 32, in_feature="p5")
-    ).eval()
+    ours = make_backbone([f"p{level}" for level in range(lowest, 8)], norm="", extras_from="p5").eval()
+    stages = [f"res{level}" for level in range(lowest, 6)]
+    theirs = FPN(ours.bottom_up, stages, 32, top_block=LastLevelP6P7(32, 32, in_feature="p5")).eval()
     for parameter in ours.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter)
-    for level in (3, 4, 5):
+    for level in range(lowest, 6):
         getattr(theirs, f"fpn_lateral{level}").load_state_dict(ours.laterals[f"p{level}"].state_dict())
         getattr(theirs, f"fpn_output{level}").load_state_dict(ours.outputs[f"p{level}"].state_dict())
     for level in (6, 7):
@@ -86,7 +88,22 @@ def test_fixed_batch_norm_learns_its_affine_part_alone():
     assert bn.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("levels", [[], ["p2"], ["p3", "p5"], ["p5", "p4"], ["res5"]])
+@pytest.mark.parametrize("levels", [[], ["p1", "p2"], ["p3", "p5"], ["p5", "p4"], ["res5"]])
 def test_levels_that_make_no_pyramid_are_refused(levels):
     with pytest.raises(ValueError, match="expected consecutive levels of"):
         make_backbone(levels)
+
+
+def test_levels_of_stages_that_the_network_does_not_give_are_refused():
+    bottom_up = make_backbone(["p3"]).bottom_up
+    message = r"\['p2'\] need \['res2'\], and the network gives \['res3', 'res4', 'res5'\]"
+    with pytest.raises(ValueError, match=message):
+        LeanFPN(
+            bottom_up,
+            out_features=["p2"],
+            out_channels=32,
+            norm="",
+            extras_from="res5",
+            full=False,
+            fixed_bn_stats=False,
+        )

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 EXTRAS_FROM = ("res5", "p5")
 _BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-# Levels of the pyramid: p3..p5 of the ResNet's stages, p6 and p7 beyond them.
-_LOWEST, _TOP, _HIGHEST = 3, 5, 7
+# Levels of the pyramid: p2..p5 of the network's stages, p6 and p7 beyond them. The whole pyramid, as the release
+# builds it, has p3 at its foot.
+_LOWEST, _LOWEST_FULL, _TOP, _HIGHEST = 2, 3, 5, 7
 
 
 def build_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
@@ -45,20 +46,20 @@ def build_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 
 
 class LeanFPN(Backbone):
-    """Feature pyramid p3..p5 with further levels by stride-2 convolutions of res5 or p5 (p6) and of p6 (p7).
+    """Feature pyramid p2..p5 with further levels by stride-2 convolutions of res5 or p5 (p6) and of p6 (p7).
 
     Laterals, outputs and the further levels are each followed by ``norm``, or have a bias where it is "".
     There is no activation but FCOS's before p7, see ``extras_from``. With ``out_features`` ["p5"] no top-down
     path exists.
 
     Args:
-        bottom_up: gives res3, res4 and res5, as far as needed.
-        out_features: names of the wanted levels, consecutive, of p3..p7.
+        bottom_up: gives res2..res5, as far as needed.
+        out_features: names of the wanted levels, consecutive, of p2..p7.
         out_channels: of each level.
         norm: normalisation by Detectron2's names.
         extras_from: what p6 is made of: "res5"; or "p5", with a ReLU between p6 and p7 (FCOS).
-        full: build and compute all of p3..p7 whatever ``out_features`` are, as the release does. The
-            parameters that reach no output then never get a gradient.
+        full: build and compute all of p3..p7 whatever ``out_features`` are, as the release does, and p2 where
+            it is one of them. The parameters that reach no output then never get a gradient.
         fixed_bn_stats: keep every BatchNorm of ``bottom_up`` in evaluation mode; its weight and bias learn.
     """
 
@@ -76,8 +77,7 @@ class LeanFPN(Backbone):
         super().__init__()
         if extras_from not in EXTRAS_FROM:
             raise ValueError(f"MODEL.FPN.EXTRAS_FROM: expected one of {EXTRAS_FROM}, got {extras_from!r}")
-        needed = _needed_layers(out_features, extras_from)
-        layers = _all_layers() if full else needed
+        layers = _built_layers(out_features, extras_from, full)
         self.bottom_up = bottom_up
         self.extras_from = extras_from
         self.fixed_bn_stats = fixed_bn_stats
@@ -85,6 +85,12 @@ class LeanFPN(Backbone):
         self._out_feature_strides = {name: 2 ** int(name[1:]) for name in out_features}
         self._out_feature_channels = dict.fromkeys(out_features, out_channels)
         in_channels = {name: shape.channels for name, shape in bottom_up.output_shape().items()}
+        lacking = [_res(level) for level in layers["laterals"] if _res(level) not in in_channels]
+        if lacking:
+            raise ValueError(
+                f"MODEL.FPN.OUT_FEATURES: {list(out_features)} need {lacking}, and the network gives "
+                f"{list(in_channels)} (MODEL.RESNETS.OUT_FEATURES)"
+            )
 
         self.laterals = nn.ModuleDict()
         for level in layers["laterals"]:
@@ -176,9 +182,12 @@ def _names(first: int, last: int) -> list[str]:
     return [f"p{level}" for level in range(first, last + 1)]
 
 
-def _all_layers() -> dict[str, list[str]]:
-    """Return the levels of each kind of layer in the whole pyramid."""
-    pyramid = _names(_LOWEST, _TOP)
+def _built_layers(out_features: list[str], extras_from: str, full: bool) -> dict[str, list[str]]:
+    """Return the levels of each kind of layer, those that the outputs depend on or those of the whole pyramid."""
+    needed = _needed_layers(out_features, extras_from)
+    if not full:
+        return needed
+    pyramid = _names(_LOWEST if f"p{_LOWEST}" in out_features else _LOWEST_FULL, _TOP)
     return {"laterals": pyramid, "outputs": pyramid, "extras": _names(_TOP + 1, _HIGHEST)}
 
 
@@ -204,11 +213,17 @@ def _needed_layers(out_features: list[str], extras_from: str) -> dict[str, list[
     }
 
 
-@BACKBONE_REGISTRY.register()
-def build_resnet_lean_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> LeanFPN:
-    """Build a ResNet and :class:`LeanFPN` from ``MODEL.RESNETS``, ``MODEL.BACKBONE`` and ``MODEL.FPN``."""
+def needed_stages(cfg: CfgNode) -> list[str]:
+    """Return the names of the stages that the pyramid of ``MODEL.FPN`` is made of, of res2..res5."""
+    fpn = cfg.MODEL.FPN
+    laterals = _built_layers(fpn.OUT_FEATURES, fpn.EXTRAS_FROM, fpn.FULL)["laterals"]
+    return [_res(level) for level in laterals] or [_res(f"p{_TOP}")]
+
+
+def build_lean_fpn(cfg: CfgNode, bottom_up: Backbone) -> LeanFPN:
+    """Build :class:`LeanFPN` on a network from ``MODEL.FPN`` and ``MODEL.BACKBONE``."""
     return LeanFPN(
-        build_resnet(cfg, input_shape),
+        bottom_up,
         out_features=cfg.MODEL.FPN.OUT_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
@@ -216,3 +231,9 @@ def build_resnet_lean_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Lean
         full=cfg.MODEL.FPN.FULL,
         fixed_bn_stats=cfg.MODEL.BACKBONE.FIXED_BN_STATS,
     )
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_lean_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> LeanFPN:
+    """Build a ResNet and :class:`LeanFPN` from ``MODEL.RESNETS``, ``MODEL.BACKBONE`` and ``MODEL.FPN``."""
+    return build_lean_fpn(cfg, build_resnet(cfg, input_shape))
