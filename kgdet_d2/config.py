@@ -61,12 +61,12 @@ def add_kgdet_config(cfg: CfgNode) -> None:
 
 
 def _add_backbone_keys(cfg: CfgNode) -> None:
-    # The network of BACKBONE.NAME "build_timm_lean_fpn_backbone" by timm's name, for instance "mobilenetv2_100",
-    # "tf_efficientnet_lite0", "resnet18", "convnext_tiny". None of it is frozen: FREEZE_AT is 0.
+    # The network of BACKBONE.NAME "build_timm_lean_fpn_backbone" by timm's name, for instance
+    # "mobilenetv2_100"; docs/BACKBONES.md has a table. None of it is frozen: FREEZE_AT is 0.
     cfg.MODEL.TIMM = CfgNode()
     cfg.MODEL.TIMM.NAME = ""
-    # Keep the running statistics of every BatchNorm in the network as they are; weights and biases are learnt.
-    # (MODEL.RESNETS.NORM "FrozenBN" would fix both.) For backbones named build_*_lean_fpn_backbone.
+    # Keep the running statistics of every BatchNorm in the network as they are; weights and biases are
+    # learnt. (MODEL.RESNETS.NORM "FrozenBN" would fix both.) For backbones named build_*_lean_fpn_backbone.
     cfg.MODEL.BACKBONE.FIXED_BN_STATS = False
     # Pyramid levels that the head takes: consecutive ones of p2..p7, strides 4..128 pixels.
     # The released model uses p5 alone, the paper's text p5-p7.

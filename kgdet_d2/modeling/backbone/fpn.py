@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 EXTRAS_FROM = ("res5", "p5")
 _BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-# Levels of the pyramid: p2..p5 of the network's stages, p6 and p7 beyond them. The whole pyramid, as the release
-# builds it, has p3 at its foot.
+# Levels of the pyramid: p2..p5 of the network's stages, p6 and p7 beyond them. The release's whole pyramid
+# begins at p3.
 _LOWEST, _LOWEST_FULL, _TOP, _HIGHEST = 2, 3, 5, 7
 
 
@@ -183,7 +183,7 @@ def _names(first: int, last: int) -> list[str]:
 
 
 def _built_layers(out_features: list[str], extras_from: str, full: bool) -> dict[str, list[str]]:
-    """Return the levels of each kind of layer, those that the outputs depend on or those of the whole pyramid."""
+    """Return the levels of each kind of layer, as far as needed or of the whole pyramid."""
     needed = _needed_layers(out_features, extras_from)
     if not full:
         return needed

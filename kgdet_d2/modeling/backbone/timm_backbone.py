@@ -93,7 +93,7 @@ class TimmBackbone(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_timm_lean_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> LeanFPN:
-    """Build a network of timm and :class:`LeanFPN` from ``MODEL.TIMM``, ``MODEL.BACKBONE`` and ``MODEL.FPN``."""
+    """Build a network of timm and :class:`LeanFPN` from ``MODEL.TIMM``, ``BACKBONE`` and ``FPN``."""
     stages = needed_stages(cfg)
     return build_lean_fpn(
         cfg, TimmBackbone(cfg.MODEL.TIMM.NAME, out_features=stages, in_channels=input_shape.channels)
