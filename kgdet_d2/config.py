@@ -15,6 +15,11 @@ CHOICES = {
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "MODEL.INFERENCE.PRECISION": ("float32", "bfloat16", "float16"),
     "MODEL.KGDET.AGGREGATION": ("encoding", "selection"),
+    "MODEL.FPN.FINE_LEVEL": ("", "p2", "p3"),
+    "MODEL.KGDET.STAGE_NORM": ("", "BN", "SyncBN"),
+    "MODEL.KGDET.INIT": ("normal", "kaiming"),
+    "MODEL.KGDET.LOSS.CLS_LOSS": ("focal", "quality"),
+    "MODEL.KGDET.LOSS.BOX_LOSS": ("smooth_l1", "giou"),
     "MODEL.KGDET.LOSS.KEYPOINT_WEIGHTING": ("per_garment", "per_landmark"),
     "MODEL.KGDET.FLIP_FUSION.MODE": ("image", "feature"),
     "MODEL.KGDET.FLIP_FUSION.PERMUTATION": ("corrected", "released"),
@@ -32,7 +37,13 @@ RANGES = {
     "MODEL.KGDET.MOMENT_GRADIENT": (0, 1),
     "MODEL.KGDET.SCORE_THRESH_TEST": (0, 1),
     "MODEL.KGDET.NMS_THRESH_TEST": (0, 1),
+    "MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST": (0, 1),
     "MODEL.KGDET.SPARSE_CELLS": (0, inf),
+    "MODEL.KGDET.REFINER.NUM_POSITIVES": (1, inf),
+    "MODEL.KGDET.REFINER.KEYPOINT_WEIGHT": (0, inf),
+    "MODEL.KGDET.REFINER.HEAT_WEIGHT": (0, inf),
+    "MODEL.KGDET.REFINER.QUALITY_WEIGHT": (0, inf),
+    "MODEL.KGDET.REFINER.VERIFICATION_WEIGHT": (0, inf),
     "MODEL.RETINANET.NUM_CONVS": (1, inf),
     "MODEL.RETINANET.PRIOR_PROB": (0, 1),
     "MODEL.RETINANET.SCORE_THRESH_TEST": (0, 1),
@@ -49,6 +60,7 @@ def add_kgdet_config(cfg: CfgNode) -> None:
     """Add KGDet's keys with their defaults: DeepFashion2 as the released model was trained."""
     _add_backbone_keys(cfg)
     _add_head_keys(cfg)
+    _add_refiner_keys(cfg)
     _add_loss_keys(cfg)
     _add_flip_fusion_keys(cfg)
     _add_input_keys(cfg)
@@ -72,6 +84,10 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     cfg.MODEL.FPN.FULL = False
     # What p6 is made of: "res5"; or "p5", with a ReLU between p6 and p7 (FCOS).
     cfg.MODEL.FPN.EXTRAS_FROM = "res5"
+    # A narrow map of the stride of "p2" (4 pixels; RESNETS.OUT_FEATURES needs res2 then) or "p3" (8), for
+    # MODEL.KGDET.REFINER, and its channels. "" for none.
+    cfg.MODEL.FPN.FINE_LEVEL = ""
+    cfg.MODEL.FPN.FINE_CHANNELS = 64
 
 
 def _add_head_keys(cfg: CfgNode) -> None:
@@ -96,6 +112,10 @@ def _add_head_keys(cfg: CfgNode) -> None:
     kgdet.CONV_DIM = 256
     kgdet.NUM_CONVS = 3
     kgdet.NORM = "GN"
+    # Beyond the paper: normalisation of the stages' features, "" for none (the release), "BN" or "SyncBN";
+    # and how the layers that compute features start, "normal" (the release: 0.01) or "kaiming".
+    kgdet.STAGE_NORM = ""
+    kgdet.INIT = "normal"
     # Score of every class, and visibility of every landmark, at every location before training, 0..1.
     kgdet.PRIOR_PROB = 0.01
     # Share of the gradient that flows from an aggregation back into the points it samples at, and from the
@@ -109,9 +129,39 @@ def _add_head_keys(cfg: CfgNode) -> None:
     kgdet.SCORE_THRESH_TEST = 0.05
     kgdet.TOPK_CANDIDATES_TEST = 1000
     kgdet.NMS_THRESH_TEST = 0.5
+    # Inference, beyond the paper: the same over all classes, so that a garment has one name. 1: no such
+    # limit. AP counts a garment's second names, too, and is lower without them.
+    kgdet.CLASS_AGNOSTIC_NMS_THRESH_TEST = 1.0
     # Inference: stages after the first are computed at so many locations of an image, those that the first
     # one scores best, and there alone are detections. 0: at all locations.
     kgdet.SPARSE_CELLS = 0
+
+
+def _add_refiner_keys(cfg: CfgNode) -> None:
+    # Beyond the paper: keypoints of the detections are located again on MODEL.FPN.FINE_LEVEL, in windows
+    # around where the cascade has put them.
+    cfg.MODEL.KGDET.REFINER = CfgNode()
+    refiner = cfg.MODEL.KGDET.REFINER
+    refiner.ENABLED = False
+    # Landmarks of one name share their heat map, whatever their class. False: a heat map for each of the K.
+    refiner.SHARED = True
+    # Width of the layers that a garment's landmarks exchange what they found by, and of their features.
+    refiner.CHANNELS = 64
+    # Positions on a window's side, odd; and in each round how far they are apart, in square roots of the
+    # box's area.
+    refiner.WINDOW = 9
+    refiner.SPACINGS = [0.06, 0.03]
+    # Training: locations of each garment, drawn from its positives, whose keypoints are refined.
+    refiner.NUM_POSITIVES = 3
+    # Factors of the losses in each round: of the distance from the truth, in square roots of the garment's
+    # area, of the heat in the window (cross-entropy), and of the landmarks' predicted similarity (OKS), by
+    # which they are scored and ranked; 0: they have the detection's score.
+    refiner.KEYPOINT_WEIGHT = 5.0
+    refiner.HEAT_WEIGHT = 0.1
+    refiner.QUALITY_WEIGHT = 0.1
+    # Factor of verification: from a garment's keypoints, refined as of a class, whether it is of that class;
+    # this then counts as much as the class's score. 0 for none.
+    refiner.VERIFICATION_WEIGHT = 0.0
 
 
 def _add_loss_keys(cfg: CfgNode) -> None:
@@ -128,6 +178,10 @@ def _add_loss_keys(cfg: CfgNode) -> None:
     loss.KEYPOINT_WEIGHTING = "per_garment"
     # Factor of the visibility of landmarks; it counts with AGGREGATION "selection".
     loss.VISIBILITY_WEIGHT = 1.0
+    # Beyond the paper. Classification: "focal", or "quality", whose target is the IoU of the location's own
+    # box (then FOCAL_GAMMA is its exponent). Boxes: "smooth_l1" or "giou".
+    loss.CLS_LOSS = "focal"
+    loss.BOX_LOSS = "smooth_l1"
     # Focal loss of classification and of visibility.
     loss.FOCAL_ALPHA = 0.25
     loss.FOCAL_GAMMA = 2.0
