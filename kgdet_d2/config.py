@@ -76,6 +76,10 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     # Keep the running statistics of every BatchNorm in the ResNet as they are; weights and biases are learnt.
     # (MODEL.RESNETS.NORM "FrozenBN" would fix both.) For backbones named build_*_lean_fpn_backbone.
     cfg.MODEL.BACKBONE.FIXED_BN_STATS = False
+    # The network of build_timm_lean_fpn_backbone, by its name in timm. "kgdet fetch-backbone" fetches weights
+    # and prints the pixel statistics that they were trained with.
+    cfg.MODEL.TIMM = CfgNode()
+    cfg.MODEL.TIMM.NAME = "mobilenetv2_100"
     # Pyramid levels that the head takes: consecutive ones of p3..p7, strides 8..128 pixels.
     # The released model uses p5 alone, the paper's text p5-p7.
     cfg.MODEL.FPN.OUT_FEATURES = ["p5"]

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from kgdet_d2.modeling.heads.keypoint_refiner import FineMaps, Garments, KeypointRefiner
 
 STRIDE, WINDOW = 8, 5
-SLOTS = torch.tensor([[0, 1, 2], [3, 4, -1]])
-KINDS = torch.tensor([0, 1, 2, 0, 2])
+SLOTS = [[0, 1, 2], [3, 4, -1]]
+KINDS = [0, 1, 2, 0, 2]
 
 
 def make_refiner(spacings=(0.1, 0.05)):

@@ -145,8 +145,8 @@ def test_detections_keep_all_but_their_scores_and_their_class_s_keypoints(number
     refiner = KeypointRefiner(
         in_channels=4,
         stride=8,
-        slots=torch.tensor([[0, 1, 2], [3, 4, -1]]),
-        kinds=torch.tensor([0, 1, 2, 0, 2]),
+        slots=[[0, 1, 2], [3, 4, -1]],
+        kinds=[0, 1, 2, 0, 2],
         channels=8,
         window=5,
         spacings=[3.0],  # far enough to leave the image

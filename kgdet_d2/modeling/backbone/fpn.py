@@ -255,17 +255,23 @@ def _needed_layers(out_features: list[str], extras_from: str) -> dict[str, list[
     }
 
 
+def build_lean_fpn(cfg: CfgNode, bottom_up: Backbone) -> LeanFPN:
+    """Build :class:`LeanFPN` over a network from ``MODEL.BACKBONE`` and ``MODEL.FPN``."""
+    fpn = cfg.MODEL.FPN
+    return LeanFPN(
+        bottom_up,
+        out_features=fpn.OUT_FEATURES,
+        out_channels=fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        extras_from=fpn.EXTRAS_FROM,
+        full=fpn.FULL,
+        fixed_bn_stats=cfg.MODEL.BACKBONE.FIXED_BN_STATS,
+        fine_level=fpn.FINE_LEVEL,
+        fine_channels=fpn.FINE_CHANNELS,
+    )
+
+
 @BACKBONE_REGISTRY.register()
 def build_resnet_lean_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> LeanFPN:
-    """Build a ResNet and :class:`LeanFPN` from ``MODEL.RESNETS``, ``MODEL.BACKBONE`` and ``MODEL.FPN``."""
-    return LeanFPN(
-        build_resnet(cfg, input_shape),
-        out_features=cfg.MODEL.FPN.OUT_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        extras_from=cfg.MODEL.FPN.EXTRAS_FROM,
-        full=cfg.MODEL.FPN.FULL,
-        fixed_bn_stats=cfg.MODEL.BACKBONE.FIXED_BN_STATS,
-        fine_level=cfg.MODEL.FPN.FINE_LEVEL,
-        fine_channels=cfg.MODEL.FPN.FINE_CHANNELS,
-    )
+    """Build the ResNet of ``MODEL.RESNETS`` and :class:`LeanFPN`."""
+    return build_lean_fpn(cfg, build_resnet(cfg, input_shape))

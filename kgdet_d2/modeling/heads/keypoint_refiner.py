@@ -234,8 +234,8 @@ class KeypointRefiner(nn.Module):
     Args:
         in_channels: of the fine map.
         stride: of the fine map, in pixels.
-        slots: int64 (C, m), the slots of each class's keypoints in its order, then -1.
-        kinds: int64 (K,), the kind of each slot, 0...
+        slots: (C, m), the slots of each class's keypoints in its order, then -1.
+        kinds: (K,), the kind of each slot, 0...
         channels: D.
         window: w, odd.
         spacings: of a window's positions in each round, in square roots of the box's area.
@@ -252,8 +252,8 @@ class KeypointRefiner(nn.Module):
         *,
         in_channels: int,
         stride: int,
-        slots: Tensor,
-        kinds: Tensor,
+        slots: list[list[int]],
+        kinds: list[int],
         channels: int,
         window: int,
         spacings: list[float],
@@ -261,12 +261,12 @@ class KeypointRefiner(nn.Module):
         verifies: bool,
     ):
         super().__init__()
-        num_kinds = int(kinds.max()) + 1
+        num_kinds = max(kinds) + 1
         self.stride = stride
         self.spacings = list(spacings)
         self.predicts_quality = predicts_quality
-        self.register_buffer("slots", slots, persistent=False)
-        self.register_buffer("kinds", kinds, persistent=False)
+        self.register_buffer("slots", torch.tensor(slots), persistent=False)
+        self.register_buffer("kinds", torch.tensor(kinds), persistent=False)
         self.conv = Conv2d(
             in_channels, channels, 3, padding=1, bias=False, norm=get_norm("BN", channels), activation=F.relu
         )
@@ -282,11 +282,11 @@ class KeypointRefiner(nn.Module):
     def from_config(cls, cfg: CfgNode, fine_shape: ShapeSpec) -> dict:
         """Read ``MODEL.KGDET.REFINER`` and ``MODEL.KGDET.SCHEMA``."""
         refiner, schema = cfg.MODEL.KGDET.REFINER, get_schema(cfg.MODEL.KGDET.SCHEMA)
-        kinds = torch.tensor(schema.kinds) if refiner.SHARED else torch.arange(schema.num_keypoints)
+        kinds = schema.kinds.tolist() if refiner.SHARED else list(range(schema.num_keypoints))
         return {
             "in_channels": fine_shape.channels,
             "stride": fine_shape.stride,
-            "slots": torch.tensor(schema.padded_slots),
+            "slots": schema.padded_slots.tolist(),
             "kinds": kinds,
             "channels": refiner.CHANNELS,
             "window": refiner.WINDOW,
