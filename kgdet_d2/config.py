@@ -27,6 +27,8 @@ CHOICES = {
 }
 # Lowest and highest number of a key; of PRIOR_PROB and CENTER_SAMPLING_RADIUS these two are excluded.
 RANGES = {
+    "SOLVER.BACKBONE_LR_FACTOR": (0, inf),
+    "SOLVER.EMA.DECAY": (0, 1),
     "INPUT.COLOR.BRIGHTNESS": (0, 1),
     "INPUT.COLOR.CONTRAST": (0, 1),
     "INPUT.COLOR.SATURATION": (0, 1),
@@ -68,8 +70,7 @@ def add_kgdet_config(cfg: CfgNode) -> None:
     _add_match_rcnn_keys(cfg)
     _add_fcos_keys(cfg)
     _add_inference_keys(cfg)
-    # "SGD" (the paper's) or "ADAMW", with SOLVER's learning rates, weight decays and schedule.
-    cfg.SOLVER.OPTIMIZER = "SGD"
+    _add_solver_keys(cfg)
 
 
 def _add_backbone_keys(cfg: CfgNode) -> None:
@@ -284,6 +285,19 @@ def _add_inference_keys(cfg: CfgNode) -> None:
     inference.COMPILE = False
     # On CPU, with glibc: memory that tensors free stays with the process, for all that runs in it.
     inference.KEEP_MEMORY = False
+
+
+def _add_solver_keys(cfg: CfgNode) -> None:
+    # "SGD" (the paper's) or "ADAMW", with SOLVER's learning rates, weight decays and schedule.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Factor of the learning rates of the backbone's network below the pyramid (backbone.bottom_up).
+    cfg.SOLVER.BACKBONE_LR_FACTOR = 1.0
+    # Exponential moving average of weights and buffers. It is evaluated in place of the weights that learn,
+    # and it is the model of checkpoints. DECAY is the average's share in its next value, 0..1; at first it is
+    # smaller: (1 + t) / (10 + t) after t iterations.
+    cfg.SOLVER.EMA = CfgNode()
+    cfg.SOLVER.EMA.ENABLED = False
+    cfg.SOLVER.EMA.DECAY = 0.999
 
 
 def load_config(config_file: str, opts: list[str]) -> CfgNode:

@@ -98,6 +98,9 @@ def _solver_problems(cfg: CfgNode) -> Iterator[str]:
     late = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_ITER]
     if late:
         yield f"SOLVER.STEPS: expected steps below SOLVER.MAX_ITER = {cfg.SOLVER.MAX_ITER}, got {late}"
+    if cfg.SOLVER.EMA.ENABLED:
+        reason = " with SOLVER.EMA, for it measures the statistics of weights that are not the averaged ones"
+        yield from _expect(cfg, "TEST.PRECISE_BN.ENABLED", False, reason)
 
 
 def _input_problems(cfg: CfgNode) -> Iterator[str]:
