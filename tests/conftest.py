@@ -7,8 +7,8 @@ from tests.helpers.release_recordings import FULL
 pytest_plugins = [
     "tests.helpers.annotations",
     "tests.helpers.loggers",
-    "tests.helpers.registered",
     "tests.helpers.scenes",
+    "tests.helpers.registered",
 ]
 
 

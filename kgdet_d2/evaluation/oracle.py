@@ -2,7 +2,7 @@
 
 An oracle changes each detection by its garment: it gives it the garment's class, its box, or landmarks nearer
 to the garment's. Scores stay, no detection comes or goes, and a changed detection is evaluated like any
-other: of two that get the same garment's class the second is a false positive. So, unlike TIDE's dAP, an
+other: of two that get the same garment's class one is a false positive. So, unlike TIDE's dAP, an
 oracle shows what stays lost to misses, duplicates and the order of scores, and it can cost AP.
 
 The garment of a detection, all at an IoU of 0.5 or more, is
