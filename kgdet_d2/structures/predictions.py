@@ -156,7 +156,7 @@ class Predictions:
             points = _to_float32(instances.pred_keypoints[..., :2], f"{where}: pred_keypoints")
             wide = np.flatnonzero(wide_classes[classes])
             columns = {
-                "keypoints": points[_class_keypoints(classes, schema)],
+                "keypoints": points[class_keypoints(classes, schema)],
                 "wide_detection": wide,
                 "wide_keypoints": points[wide],
             }
@@ -254,8 +254,13 @@ _KEYPOINT_COLUMNS = {name: _COLUMNS[name] for name in ("keypoints", "wide_detect
 _FIELDS = ("pred_boxes", "scores", "pred_classes", "pred_keypoints", "keypoint_scores")
 
 
-def _class_keypoints(classes: np.ndarray, schema: KeypointSchema) -> tuple[np.ndarray, np.ndarray]:
-    """Return the detection and the global slot, int64 (L,) both, of each landmark of the classes (n,)."""
+def class_keypoints(classes: np.ndarray, schema: KeypointSchema) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row and the global slot, int64 (L,) both, of each landmark of n detections.
+
+    Args:
+        classes: int (n,), their class indices.
+        schema: the landmarks.
+    """
     slots = [schema.slots[class_index] for class_index in classes.tolist()]
     lengths = np.array([len(class_slots) for class_slots in slots], np.int64)
     return np.repeat(np.arange(len(slots)), lengths), np.fromiter(chain.from_iterable(slots), np.int64)
