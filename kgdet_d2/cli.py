@@ -30,8 +30,10 @@ COMMANDS = {
     "check": Command("kgdet_d2.engine.check", "look at a dataset before training on it"),
     "draw": Command("kgdet_d2.engine.draw", "draw predictions beside the ground truth"),
     "evaluate": Command("kgdet_d2.engine.evaluate", "evaluate stored predictions again, without the model"),
+    "errors": Command("kgdet_d2.engine.errors", "tell what costs AP: kinds of errors, oracles"),
     "analyze": Command("kgdet_d2.complexity", "count a model's parameters and multiply-adds"),
     "convert": Command("kgdet_d2.checkpoint.convert", "convert the released KGDet's weights, or back"),
+    "fetch-backbone": Command("kgdet_d2.checkpoint.fetch", "fetch ImageNet weights of a small backbone"),
     "compare": Command("kgdet_d2.engine.compare", "train several systems alike and tabulate them"),
     "install-detectron2": Command("kgdet_d2.install_detectron2", "install the Detectron2 that is needed"),
 }

@@ -15,6 +15,11 @@ CHOICES = {
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "MODEL.INFERENCE.PRECISION": ("float32", "bfloat16", "float16"),
     "MODEL.KGDET.AGGREGATION": ("encoding", "selection"),
+    "MODEL.FPN.FINE_LEVEL": ("", "p2", "p3"),
+    "MODEL.KGDET.STAGE_NORM": ("", "BN", "SyncBN"),
+    "MODEL.KGDET.INIT": ("normal", "kaiming"),
+    "MODEL.KGDET.LOSS.CLS_LOSS": ("focal", "quality"),
+    "MODEL.KGDET.LOSS.BOX_LOSS": ("smooth_l1", "giou"),
     "MODEL.KGDET.LOSS.KEYPOINT_WEIGHTING": ("per_garment", "per_landmark"),
     "MODEL.KGDET.FLIP_FUSION.MODE": ("image", "feature"),
     "MODEL.KGDET.FLIP_FUSION.PERMUTATION": ("corrected", "released"),
@@ -22,6 +27,8 @@ CHOICES = {
 }
 # Lowest and highest number of a key; of PRIOR_PROB and CENTER_SAMPLING_RADIUS these two are excluded.
 RANGES = {
+    "SOLVER.BACKBONE_LR_FACTOR": (0, inf),
+    "SOLVER.EMA.DECAY": (0, 1),
     "INPUT.COLOR.BRIGHTNESS": (0, 1),
     "INPUT.COLOR.CONTRAST": (0, 1),
     "INPUT.COLOR.SATURATION": (0, 1),
@@ -32,7 +39,13 @@ RANGES = {
     "MODEL.KGDET.MOMENT_GRADIENT": (0, 1),
     "MODEL.KGDET.SCORE_THRESH_TEST": (0, 1),
     "MODEL.KGDET.NMS_THRESH_TEST": (0, 1),
+    "MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST": (0, 1),
     "MODEL.KGDET.SPARSE_CELLS": (0, inf),
+    "MODEL.KGDET.REFINER.NUM_POSITIVES": (1, inf),
+    "MODEL.KGDET.REFINER.KEYPOINT_WEIGHT": (0, inf),
+    "MODEL.KGDET.REFINER.HEAT_WEIGHT": (0, inf),
+    "MODEL.KGDET.REFINER.QUALITY_WEIGHT": (0, inf),
+    "MODEL.KGDET.REFINER.VERIFICATION_WEIGHT": (0, inf),
     "MODEL.RETINANET.NUM_CONVS": (1, inf),
     "MODEL.RETINANET.PRIOR_PROB": (0, 1),
     "MODEL.RETINANET.SCORE_THRESH_TEST": (0, 1),
@@ -49,6 +62,7 @@ def add_kgdet_config(cfg: CfgNode) -> None:
     """Add KGDet's keys with their defaults: DeepFashion2 as the released model was trained."""
     _add_backbone_keys(cfg)
     _add_head_keys(cfg)
+    _add_refiner_keys(cfg)
     _add_loss_keys(cfg)
     _add_flip_fusion_keys(cfg)
     _add_input_keys(cfg)
@@ -56,15 +70,14 @@ def add_kgdet_config(cfg: CfgNode) -> None:
     _add_match_rcnn_keys(cfg)
     _add_fcos_keys(cfg)
     _add_inference_keys(cfg)
-    # "SGD" (the paper's) or "ADAMW", with SOLVER's learning rates, weight decays and schedule.
-    cfg.SOLVER.OPTIMIZER = "SGD"
+    _add_solver_keys(cfg)
 
 
 def _add_backbone_keys(cfg: CfgNode) -> None:
-    # The network of BACKBONE.NAME "build_timm_lean_fpn_backbone" by timm's name, for instance
-    # "mobilenetv2_100"; docs/BACKBONES.md has a table. None of it is frozen: FREEZE_AT is 0.
+    # The network of BACKBONE.NAME "build_timm_lean_fpn_backbone", by its name in timm. docs/BACKBONES.md has
+    # a table; "kgdet fetch-backbone" fetches weights and prints the keys that they need.
     cfg.MODEL.TIMM = CfgNode()
-    cfg.MODEL.TIMM.NAME = ""
+    cfg.MODEL.TIMM.NAME = "mobilenetv2_100"
     # Keep the running statistics of every BatchNorm in the network as they are; weights and biases are
     # learnt. (MODEL.RESNETS.NORM "FrozenBN" would fix both.) For backbones named build_*_lean_fpn_backbone.
     cfg.MODEL.BACKBONE.FIXED_BN_STATS = False
@@ -76,6 +89,10 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     cfg.MODEL.FPN.FULL = False
     # What p6 is made of: "res5"; or "p5", with a ReLU between p6 and p7 (FCOS).
     cfg.MODEL.FPN.EXTRAS_FROM = "res5"
+    # A narrow map of the stride of "p2" (4 pixels; RESNETS.OUT_FEATURES needs res2 then) or "p3" (8), for
+    # MODEL.KGDET.REFINER, and its channels. "" for none.
+    cfg.MODEL.FPN.FINE_LEVEL = ""
+    cfg.MODEL.FPN.FINE_CHANNELS = 64
 
 
 def _add_head_keys(cfg: CfgNode) -> None:
@@ -100,6 +117,10 @@ def _add_head_keys(cfg: CfgNode) -> None:
     kgdet.CONV_DIM = 256
     kgdet.NUM_CONVS = 3
     kgdet.NORM = "GN"
+    # Beyond the paper: normalisation of the stages' features, "" for none (the release), "BN" or "SyncBN";
+    # and how the layers that compute features start, "normal" (the release: 0.01) or "kaiming".
+    kgdet.STAGE_NORM = ""
+    kgdet.INIT = "normal"
     # Score of every class, and visibility of every landmark, at every location before training, 0..1.
     kgdet.PRIOR_PROB = 0.01
     # Share of the gradient that flows from an aggregation back into the points it samples at, and from the
@@ -113,9 +134,39 @@ def _add_head_keys(cfg: CfgNode) -> None:
     kgdet.SCORE_THRESH_TEST = 0.05
     kgdet.TOPK_CANDIDATES_TEST = 1000
     kgdet.NMS_THRESH_TEST = 0.5
+    # Inference, beyond the paper: the same over all classes, so that a garment has one name. 1: no such
+    # limit. AP counts a garment's second names, too, and is lower without them.
+    kgdet.CLASS_AGNOSTIC_NMS_THRESH_TEST = 1.0
     # Inference: stages after the first are computed at so many locations of an image, those that the first
     # one scores best, and there alone are detections. 0: at all locations.
     kgdet.SPARSE_CELLS = 0
+
+
+def _add_refiner_keys(cfg: CfgNode) -> None:
+    # Beyond the paper: keypoints of the detections are located again on MODEL.FPN.FINE_LEVEL, in windows
+    # around where the cascade has put them.
+    cfg.MODEL.KGDET.REFINER = CfgNode()
+    refiner = cfg.MODEL.KGDET.REFINER
+    refiner.ENABLED = False
+    # Landmarks of one name share their heat map, whatever their class. False: a heat map for each of the K.
+    refiner.SHARED = True
+    # Width of the layers that a garment's landmarks exchange what they found by, and of their features.
+    refiner.CHANNELS = 64
+    # Positions on a window's side, odd; and in each round how far they are apart, in square roots of the
+    # box's area.
+    refiner.WINDOW = 9
+    refiner.SPACINGS = [0.06, 0.03]
+    # Training: locations of each garment, drawn from its positives, whose keypoints are refined.
+    refiner.NUM_POSITIVES = 3
+    # Factors of the losses in each round: of the distance from the truth, in square roots of the garment's
+    # area, of the heat in the window (cross-entropy), and of the landmarks' predicted similarity (OKS), by
+    # which they are scored and ranked; 0: they have the detection's score.
+    refiner.KEYPOINT_WEIGHT = 5.0
+    refiner.HEAT_WEIGHT = 0.1
+    refiner.QUALITY_WEIGHT = 0.1
+    # Factor of verification: from a garment's keypoints, refined as of a class, whether it is of that class;
+    # this then counts as much as the class's score. 0 for none.
+    refiner.VERIFICATION_WEIGHT = 0.0
 
 
 def _add_loss_keys(cfg: CfgNode) -> None:
@@ -132,6 +183,10 @@ def _add_loss_keys(cfg: CfgNode) -> None:
     loss.KEYPOINT_WEIGHTING = "per_garment"
     # Factor of the visibility of landmarks; it counts with AGGREGATION "selection".
     loss.VISIBILITY_WEIGHT = 1.0
+    # Beyond the paper. Classification: "focal", or "quality", whose target is the IoU of the location's own
+    # box (then FOCAL_GAMMA is its exponent). Boxes: "smooth_l1" or "giou".
+    loss.CLS_LOSS = "focal"
+    loss.BOX_LOSS = "smooth_l1"
     # Focal loss of classification and of visibility.
     loss.FOCAL_ALPHA = 0.25
     loss.FOCAL_GAMMA = 2.0
@@ -230,6 +285,19 @@ def _add_inference_keys(cfg: CfgNode) -> None:
     inference.COMPILE = False
     # On CPU, with glibc: memory that tensors free stays with the process, for all that runs in it.
     inference.KEEP_MEMORY = False
+
+
+def _add_solver_keys(cfg: CfgNode) -> None:
+    # "SGD" (the paper's) or "ADAMW", with SOLVER's learning rates, weight decays and schedule.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Factor of the learning rates of the backbone's network below the pyramid (backbone.bottom_up).
+    cfg.SOLVER.BACKBONE_LR_FACTOR = 1.0
+    # Exponential moving average of weights and buffers. It is evaluated in place of the weights that learn,
+    # and it is the model of checkpoints. DECAY is the average's share in its next value, 0..1; at first it is
+    # smaller: (1 + t) / (10 + t) after t iterations.
+    cfg.SOLVER.EMA = CfgNode()
+    cfg.SOLVER.EMA.ENABLED = False
+    cfg.SOLVER.EMA.DECAY = 0.999
 
 
 def load_config(config_file: str, opts: list[str]) -> CfgNode:

@@ -99,6 +99,9 @@ def _solver_problems(cfg: CfgNode) -> Iterator[str]:
     late = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_ITER]
     if late:
         yield f"SOLVER.STEPS: expected steps below SOLVER.MAX_ITER = {cfg.SOLVER.MAX_ITER}, got {late}"
+    if cfg.SOLVER.EMA.ENABLED:
+        reason = " with SOLVER.EMA, for it measures the statistics of weights that are not the averaged ones"
+        yield from _expect(cfg, "TEST.PRECISE_BN.ENABLED", False, reason)
 
 
 def _input_problems(cfg: CfgNode) -> Iterator[str]:
@@ -114,14 +117,9 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
 
 
 def _backbone_problems(cfg: CfgNode) -> Iterator[str]:
-    if cfg.MODEL.BACKBONE.NAME != "build_timm_lean_fpn_backbone":
-        return
-    if find_spec("timm") is None:
-        yield "MODEL.BACKBONE.NAME: this one needs timm, which is missing: pip install 'kgdet_d2[timm]'"
-    reason = " with a backbone of timm, none of whose stages is frozen"
-    yield from _expect(cfg, "MODEL.BACKBONE.FREEZE_AT", 0, reason)
-    if not cfg.MODEL.TIMM.NAME:
-        yield "MODEL.TIMM.NAME: expected the name of a model of timm, got none"
+    name = cfg.MODEL.BACKBONE.NAME
+    if name == "build_timm_lean_fpn_backbone" and find_spec("timm") is None:
+        yield f"MODEL.BACKBONE.NAME: {name!r} needs timm, which is missing: pip install 'kgdet_d2[timm]'"
 
 
 def _crop_problems(crop: CfgNode) -> Iterator[str]:

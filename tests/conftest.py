@@ -4,7 +4,12 @@ import pytest
 
 from tests.helpers.release_recordings import FULL
 
-pytest_plugins = ["tests.helpers.annotations", "tests.helpers.loggers", "tests.helpers.scenes"]
+pytest_plugins = [
+    "tests.helpers.annotations",
+    "tests.helpers.loggers",
+    "tests.helpers.scenes",
+    "tests.helpers.registered",
+]
 
 
 def pytest_collection_modifyitems(items):

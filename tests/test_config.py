@@ -158,6 +158,12 @@ def test_R101_is_the_released_system_but_for_its_backbone():
             "KEYPOINT_OKS_SIGMAS: expected none .* 294 numbers, got 2",
         ),
         (["SOLVER.MAX_ITER", "1000"], r"SOLVER.STEPS: expected steps below SOLVER.MAX_ITER = 1000"),
+        (["SOLVER.EMA.DECAY", "1.5"], r"SOLVER.EMA.DECAY: expected 0..1, got 1.5"),
+        (["SOLVER.BACKBONE_LR_FACTOR", "-1.0"], r"BACKBONE_LR_FACTOR: expected at least 0, got -1.0"),
+        (
+            ["SOLVER.EMA.ENABLED", "True", "TEST.PRECISE_BN.ENABLED", "True"],
+            r"TEST.PRECISE_BN.ENABLED: expected False with SOLVER.EMA",
+        ),
         (["MODEL.KGDET.NUM_STAGES"], "kgdet_R50"),
         (
             ["MODEL.INFERENCE.PRECISION", "half"],

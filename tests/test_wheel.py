@@ -113,7 +113,7 @@ def test_the_installed_package_is_the_one_that_runs(environment, empty):
 
 def test_help_lists_the_commands(environment, empty):
     printed = run(environment / "bin/kgdet", "--help", cwd=empty).stdout
-    for command in ("train", "prepare", "check", "draw", "evaluate", "analyze", "convert", "compare"):
+    for command in "train prepare check draw evaluate errors analyze convert compare".split():
         assert f"\n  {command} " in printed
 
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from kgdet_d2.engine.compare import SCORES, conditions, score, table
+from kgdet_d2.engine.compare import conditions, score, table
+from kgdet_d2.engine.compare_runs import SCORES
 from kgdet_d2.utils.command import exit_status
 from kgdet_d2.utils.environment import ROOT
 from kgdet_d2.utils.io import atomic_write
@@ -28,7 +29,7 @@ class PaperTable(NamedTuple):
     """A table of the paper.
 
     Attributes:
-        scores: names from :data:`kgdet_d2.engine.compare.SCORES`.
+        scores: names from :data:`kgdet_d2.engine.compare_runs.SCORES`.
         rows: a config, and the paper's score of each name.
     """
 

@@ -1,38 +1,30 @@
 """The command ``kgdet compare``: several systems trained alike, with several seeds each, in one table."""
 
 import argparse
-import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 import torch
-import yaml
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from tabulate import tabulate
 
 from kgdet_d2.complexity import count_by_module, total
-from kgdet_d2.config import load_config
 from kgdet_d2.data import FashionDatasetMapper
+from kgdet_d2.engine.compare_runs import SCORES, Run, train
 from kgdet_d2.utils.command import at_least, command_parser
-from kgdet_d2.utils.environment import commit, hardware, versions
+from kgdet_d2.utils.environment import hardware
 from kgdet_d2.utils.io import write_json
 from kgdet_d2.utils.timing import quartiles, time_in_turns
 
 DESCRIPTION = """Train several systems alike, with several seeds each, and put them into one table.
 
     kgdet compare sample/kgdet_tiny.yaml sample/reppoints_tiny.yaml --output output/comparison \\
-        --seeds 1 2 3 --num-gpus 0 --jobs 2 --opts SOLVER.MAX_ITER 600 SOLVER.CHECKPOINT_PERIOD 200
+        --iterations 600 --seeds 1 2 3 --num-gpus 0 --jobs 2 --opts SOLVER.CHECKPOINT_PERIOD 200
 
 Every config is trained and evaluated by "kgdet train" under the same KEY VALUE overrides, once with each
 seed, in OUTPUT/<config's name>/seed<n>: its log, checkpoints and predictions, and result.json when it is
@@ -40,18 +32,18 @@ done. All systems have their first seed before any has its second. The command c
 done is kept, what was broken off goes on from its last checkpoint. A run that fails is reported, the others
 go on. --only-table trains nothing more.
 
+All are trained for as many --iterations, or for as many --seconds: a run's speed is then measured first, over
+20 iterations, and the iterations that it gives time for are kept in the run's budget.json. Evaluation does
+not count. Steps of the learning rate stay at the same shares of the training. With neither, each config has
+its own SOLVER.MAX_ITER.
+
 Then the models of each system's first seed are timed, photo by photo in turns, on the first --timed photos of
 the test set, one at a time and from tensor to detections. Scores are means over the seeds, with their
-sample standard deviation. Parameters are all there are; multiply-adds are those of one photo of the size that
-the first timed one has for the network, of an R-CNN with as many boxes as its config lets through.
+sample standard deviation; s/iteration is the median of what the trainings took. Parameters are all there are;
+multiply-adds are those of one photo of the size that the first timed one has for the network, of an R-CNN
+with as many boxes as its config lets through.
 OUTPUT/comparison.json holds all of it, with each run's commit, versions and hardware.
 """
-SCORES = {
-    "box AP": "bbox/AP",
-    "AP50": "bbox/AP50",
-    "AP75": "bbox/AP75",
-    "landmark AP": "keypoints/AP",
-}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -62,6 +54,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", type=at_least(0), nargs="+", default=[1, 2, 3], metavar="N", help="default: 1 2 3"
     )
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--iterations", type=at_least(1), metavar="N", help="of each run")
+    budget.add_argument("--seconds", type=at_least(1), metavar="S", help="of training, of each run")
     parser.add_argument("--num-gpus", type=int, default=torch.cuda.device_count(), help="of each run")
     parser.add_argument("--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time; default: 1")
     parser.add_argument("--timed", type=at_least(2), default=50, metavar="N", help="photos; default: 50")
@@ -80,7 +75,15 @@ def run(args: argparse.Namespace) -> int:
     if len(set(names)) < len(names) or len(set(args.seeds)) < len(args.seeds):
         raise ValueError(f"expected different configs and seeds, got {names} and {args.seeds}")
     runs = [
-        Run(config, seed, args.output / Path(config).stem / f"seed{seed}", args.num_gpus, tuple(args.opts))
+        Run(
+            config,
+            seed,
+            folder=args.output / Path(config).stem / f"seed{seed}",
+            num_gpus=args.num_gpus,
+            overrides=tuple(args.opts),
+            iterations=args.iterations,
+            seconds=args.seconds,
+        )
         for seed in args.seeds
         for config in args.configs
     ]
@@ -93,125 +96,6 @@ def run(args: argparse.Namespace) -> int:
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     return 1 if errors else 0
-
-
-@dataclass(frozen=True)
-class Run:
-    """A system trained with a seed.
-
-    Attributes:
-        config: the yaml file.
-        seed: of weights, order and augmentation.
-        folder: of the run alone.
-        num_gpus: 0 for the CPU.
-        overrides: KEY VALUE, for all systems.
-    """
-
-    config: str
-    seed: int
-    folder: Path
-    num_gpus: int
-    overrides: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """System and seed."""
-        return f"{Path(self.config).stem}, seed {self.seed}"
-
-    @property
-    def opts(self) -> list[str]:
-        """KEY VALUE overrides of the run."""
-        return [*self.overrides, "SEED", str(self.seed), "OUTPUT_DIR", str(self.folder)]
-
-    def cfg(self, *more: str) -> CfgNode:
-        """Return the run's config, with more KEY VALUE overrides."""
-        device = ["MODEL.DEVICE", "cuda" if self.num_gpus else "cpu"]
-        return load_config(self.config, [*self.opts, *device, *more])
-
-    @property
-    def result(self) -> dict | None:
-        """The content of result.json, None while it is not there."""
-        file = self.folder / "result.json"
-        return json.loads(file.read_text()) if file.is_file() else None
-
-    def check(self) -> None:
-        """Refuse a folder in which something else was trained, and a config without a test set.
-
-        Raises:
-            ValueError: naming the folder, or the config.
-        """
-        cfg, earlier = self.cfg(), self.folder / "config.yaml"
-        if len(cfg.DATASETS.TEST) != 1:
-            raise ValueError(f"{self.config}: DATASETS.TEST: expected one dataset, got {cfg.DATASETS.TEST}")
-        # Read by the present package: a key that it has gained since does not count as a change.
-        if earlier.is_file() and as_written(load_config(str(earlier), [])) != as_written(cfg):
-            raise ValueError(
-                f"{earlier} holds other settings than {self.config} now gives: choose another --output, or "
-                "remove the folder to train anew"
-            )
-
-    def finish(self, threads: int) -> str | None:
-        """Train and evaluate what is left of the run.
-
-        Args:
-            threads: that the run may use.
-
-        Returns:
-            What went wrong, None where nothing did.
-        """
-        if self.result:
-            return None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "kgdet_d2.cli", "train", "--config-file", self.config, "--resume"]
-        command += ["--num-gpus", str(self.num_gpus), "--dist-url", "auto", *self.opts]
-        made_with = {"commit": commit(), "versions": versions()}
-        begin = time.time()
-        with open(self.folder / "output.txt", "ab") as output:
-            environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-            done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        scores = self._scores()
-        if done.returncode or not scores:
-            return f"{self.name}: training ended with {done.returncode}, see {self.folder / 'output.txt'}"
-        cfg = self.cfg()
-        report = {"config": self.config, "overrides": list(self.overrides), "seed": self.seed}
-        report |= {"dataset": cfg.DATASETS.TEST[0], "scores": scores, "iterations": cfg.SOLVER.MAX_ITER}
-        report |= {"batch": cfg.SOLVER.IMS_PER_BATCH, "minutes": (time.time() - begin) / 60}
-        report |= {"hardware": hardware(cfg.MODEL.DEVICE), **made_with}
-        write_json(self.folder / "result.json", report)
-        return None
-
-    def _scores(self) -> dict[str, float]:
-        """Return all scores that Detectron2 wrote of the evaluation after the last iteration."""
-        file = self.folder / "metrics.json"
-        lines = map(json.loads, file.read_text().splitlines()) if file.is_file() else []
-        last = [line for line in lines if line["iteration"] >= self.cfg().SOLVER.MAX_ITER - 1]
-        return {name: value for line in last for name, value in line.items() if "/AP" in name}
-
-
-def as_written(cfg: CfgNode) -> dict:
-    """Return the config as its file has it, where tuples and lists are the same."""
-    return yaml.safe_load(cfg.dump())
-
-
-def train(runs: Sequence[Run], jobs: int) -> list[str]:
-    """Finish all runs, so many at a time, and return what went wrong."""
-    threads = max(torch.get_num_threads() // jobs, 1)
-
-    def finish(run: Run) -> str | None:
-        error = run.finish(threads)
-        result = run.result
-        print(f"{run.name}: {summary(result)}" if result else error, flush=True)
-        return error
-
-    with ThreadPoolExecutor(jobs) as pool:
-        return [error for error in pool.map(finish, runs) if error]
-
-
-def summary(result: dict) -> str:
-    """Return a run's main scores and its time in a line."""
-    scores = result["scores"]
-    texts = [f"{name} {scores[key]:.1f}" for name, key in SCORES.items() if key in scores]
-    return ", ".join([*texts, f"{result['minutes']:.0f} min"])
 
 
 def compare(runs: Sequence[Run], timed: int) -> list[dict]:
@@ -265,13 +149,14 @@ def measure_costs(runs: Sequence[Run], timed: int) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     """Return the rows of :func:`compare` as a Markdown table."""
-    headers = ["config", "seeds", *SCORES, "parameters M", "multiply-adds G", "ms/image", "commit"]
+    headers = ["config", "seeds", *SCORES, "parameters M", "multiply-adds G", "ms/image"]
+    headers += ["iterations", "s/iteration", "commit"]
     cells = []
     for row in rows:
         costs = [row["parameters"] / 1e6, row["multiply_adds"] / 1e9, row["ms"]["median"]]
-        commits = dict.fromkeys(result["commit"] for result in row["runs"])
         cells.append([row["config"], len(row["runs"]), *map(score, row["scores"].values())])
-        cells[-1] += [*(f"{cost:.2f}" for cost in costs), ", ".join(commits)]
+        cells[-1] += [*(f"{cost:.2f}" for cost in costs), each_once(row, "iterations"), speed(row)]
+        cells[-1].append(each_once(row, "commit"))
     return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True)
 
 
@@ -282,13 +167,27 @@ def score(value: dict | None) -> str:
     return f"{value['mean']:.2f}" + ("" if value["std"] is None else f" ± {value['std']:.2f}")
 
 
+def each_once(row: dict, key: str) -> str:
+    """Return the different values that a row's runs have, as text."""
+    return ", ".join(dict.fromkeys(str(result[key]) for result in row["runs"]))
+
+
+def speed(row: dict) -> str:
+    """Return the median of the runs' seconds per iteration as text; older results do not have them."""
+    seconds = [result.get("seconds_per_iteration") for result in row["runs"]]
+    known = [value for value in seconds if value is not None]
+    return f"{median(known):.3f}" if known else "-"
+
+
 def conditions(rows: list[dict]) -> list[str]:
     """Return lines that say on what the rows were trained and timed, each once."""
     lines: dict[str, None] = {}
     for row in rows:
         for result in row["runs"]:
             packages = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-            budget = f"{result['iterations']} iterations of {result['batch']} photos, {result['dataset']}"
-            lines[f"Trained: {budget}; {result['hardware']}; {packages}."] = None
+            budget = result.get("budget")
+            length = f"{budget['seconds']} s" if budget else f"{result['iterations']} iterations"
+            trained = f"{length} in batches of {result['batch']} photos, {result['dataset']}"
+            lines[f"Trained: {trained}; {result['hardware']}; {packages}."] = None
         lines[f"Timed: {row['timed_on']}, {row['threads']} used."] = None
     return list(lines)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kgdet_d2.evaluation import AnnotationTable, load_ground_truth, plots
-from kgdet_d2.evaluation.average_precision import AveragePrecision, average_precisions
+from kgdet_d2.evaluation.average_precision import average_precisions
 from kgdet_d2.evaluation.by_attribute import attribute_values, subset_scores
 from kgdet_d2.evaluation.keypoint_error import keypoint_errors
 from kgdet_d2.evaluation.matching import BoxMatcher
@@ -48,11 +48,18 @@ PANELS = {
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of ``kgdet evaluate``."""
-    parser = command_parser(DESCRIPTION)
-    parser.add_argument("--predictions", required=True, type=Path, metavar="NPZ")
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="the registered one they are of")
+    parser = report_parser(DESCRIPTION)
     parser.add_argument("--subsets", nargs="*", metavar="ATTRIBUTE", help="AP by attributes")
     parser.add_argument("--errors", action="store_true", help="error analysis")
+    parser.add_argument("--export-coco", type=Path, metavar="PATH", help="write COCO results there")
+    return parser
+
+
+def report_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that all commands on stored predictions have."""
+    parser = command_parser(description)
+    parser.add_argument("--predictions", required=True, type=Path, metavar="NPZ")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="the registered one they are of")
     parser.add_argument(
         "--score-threshold",
         type=float,
@@ -61,7 +68,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="of the confusion matrix and the list of errors; 0..1, default 0.3",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="write tables and figures there")
-    parser.add_argument("--export-coco", type=Path, metavar="PATH", help="write COCO results there")
     return parser
 
 
@@ -82,10 +88,7 @@ def run(args: argparse.Namespace) -> None:
         "scores": {task: result.summary() for task, result in curves.items()},
     }
     if predictions.has_keypoints:
-        report["landmark_error"] = {
-            "visible": keypoint_report(keypoint_errors(overlaps, visible_only=True)),
-            "labelled": keypoint_report(keypoint_errors(overlaps, visible_only=False)),
-        }
+        report["landmark_error"] = landmark_error(overlaps)
     if subsets is not None:
         report["subsets"] = subset_scores(truth, predictions, subsets)
     errors = find_errors(overlaps) if args.errors else None
@@ -93,7 +96,9 @@ def run(args: argparse.Namespace) -> None:
         report["errors"] = error_report(errors, score_threshold=args.score_threshold)
     print(markdown(report))
     if args.output:
-        write_report(args.output, report, curves)
+        write_report(args.output, "evaluation", report)
+        panels = {PANELS[task]: result for task, result in curves.items()}
+        plots.save_png(plots.precision_recall_figure(panels), args.output / "precision_recall.png")
     if args.output and errors:
         write_errors(args.output, report["errors"], errors)
     if args.export_coco:
@@ -132,13 +137,19 @@ def counts(truth: AnnotationTable, predictions: Predictions) -> dict:
     }
 
 
-def write_report(folder: Path, report: dict, curves: dict[str, AveragePrecision]) -> None:
-    """Write ``evaluation.md``, ``evaluation.json`` and figures."""
-    for name, content in {"md": markdown(report).encode(), "json": report_json(report)}.items():
-        with atomic_write(folder / f"evaluation.{name}") as file:
+def landmark_error(overlaps: BoxMatcher) -> dict[str, dict]:
+    """Return the normalised errors and PCK of visible and of labelled landmarks."""
+    return {
+        "visible": keypoint_report(keypoint_errors(overlaps, visible_only=True)),
+        "labelled": keypoint_report(keypoint_errors(overlaps, visible_only=False)),
+    }
+
+
+def write_report(folder: Path, name: str, report: dict) -> None:
+    """Write ``<name>.md``, ``<name>.json`` and the figure of landmarks."""
+    for suffix, content in {"md": markdown(report).encode(), "json": report_json(report)}.items():
+        with atomic_write(folder / f"{name}.{suffix}") as file:
             file.write(content)
-    panels = {PANELS[task]: result for task, result in curves.items()}
-    plots.save_png(plots.precision_recall_figure(panels), folder / "precision_recall.png")
     if "landmark_error" in report:
         by_keypoint = report["landmark_error"]["visible"]["by_landmark"]
         plots.save_png(plots.keypoint_figure(by_keypoint), folder / "landmark_error.png")

@@ -2,7 +2,11 @@
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver.build import (
+    get_default_optimizer_params,
+    maybe_add_gradient_clipping,
+    reduce_param_groups,
+)
 from torch import nn
 
 # Detectron2's own clip types look at one parameter at a time; this one at all of them together.
@@ -18,15 +22,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     Args:
         cfg: its ``SOLVER``.
         model: whose parameters learn.
+
+    Raises:
+        ValueError: ``SOLVER.BACKBONE_LR_FACTOR`` has nothing to act on.
     """
     solver, clip = cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
-    parameters = get_default_optimizer_params(
-        model,
-        base_lr=solver.BASE_LR,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        bias_lr_factor=solver.BIAS_LR_FACTOR,
-        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-    )
+    parameters = _parameter_groups(cfg, model)
     arguments = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
     optimizer_class: type[torch.optim.Optimizer]
     if solver.OPTIMIZER == "ADAMW":
@@ -45,3 +46,31 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     optimizer.register_step_pre_hook(clip_gradients)
     return optimizer
+
+
+def _parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
+    """Return Detectron2's groups, with the backbone's own learning rate.
+
+    Detectron2 v0.6 tells parameters apart by the last part of their names alone; later versions have a
+    function of whole names for this.
+    """
+    solver, factor = cfg.SOLVER, cfg.SOLVER.BACKBONE_LR_FACTOR
+
+    def groups(module: nn.Module, base_lr: float) -> list[dict]:
+        return get_default_optimizer_params(
+            module,
+            base_lr=base_lr,
+            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+            bias_lr_factor=solver.BIAS_LR_FACTOR,
+            weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        )
+
+    if factor == 1:
+        return groups(model, solver.BASE_LR)
+    bottom_up = getattr(getattr(model, "backbone", None), "bottom_up", None)
+    if bottom_up is None:
+        raise ValueError(
+            f"SOLVER.BACKBONE_LR_FACTOR: expected 1, there is no backbone.bottom_up, got {factor}"
+        )
+    # What a later group says of a parameter counts.
+    return reduce_param_groups([*groups(model, solver.BASE_LR), *groups(bottom_up, solver.BASE_LR * factor)])

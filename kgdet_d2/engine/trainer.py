@@ -10,7 +10,14 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
-from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
+from detectron2.engine import (
+    DefaultTrainer,
+    HookBase,
+    default_argument_parser,
+    default_setup,
+    launch,
+)
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -25,6 +32,7 @@ from kgdet_d2.data import (
     build_pair_train_loader,
     build_train_loader,
 )
+from kgdet_d2.engine.ema import EMAHook
 from kgdet_d2.engine.hooks import check_losses
 from kgdet_d2.engine.optimizer import build_optimizer
 from kgdet_d2.engine.summary import log_retrieval, log_summary
@@ -48,7 +56,13 @@ on several machines, each with its --machine-rank:
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's default trainer with fashion's mapper, evaluator and optimiser."""
+    """Detectron2's default trainer with fashion's mapper, evaluator, optimiser and average of weights.
+
+    With ``SOLVER.EMA.ENABLED`` the averaged model is evaluated, and it is the model of checkpoints, for all
+    that read MODEL.WEIGHTS. The weights that learn are in the trainer's state, to be resumed.
+    """
+
+    _ema: EMAHook | None = None
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -81,6 +95,31 @@ class Trainer(DefaultTrainer):
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """Build the optimiser of ``SOLVER.OPTIMIZER``."""
         return build_optimizer(cfg, model)
+
+    def build_hooks(self) -> list[HookBase]:
+        """Build Detectron2's hooks, and the average of the weights."""
+        hooks = super().build_hooks()
+        if not self.cfg.SOLVER.EMA.ENABLED:
+            return hooks
+        ema = self._ema = EMAHook(bare(self.model), decay=self.cfg.SOLVER.EMA.DECAY)
+        self.checkpointer.model = ema.averaged_model
+
+        def test() -> dict:
+            self._last_eval_results = self.test(self.cfg, ema.averaged_model)
+            return self._last_eval_results
+
+        hooks = [
+            EvalHook(self.cfg.TEST.EVAL_PERIOD, test) if isinstance(hook, EvalHook) else hook
+            for hook in hooks
+        ]
+        # The first one, since averaging is a part of an iteration for the hook that times it.
+        return [ema, *hooks]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume from the last checkpoint of OUTPUT_DIR where there is one, else load MODEL.WEIGHTS."""
+        super().resume_or_load(resume)
+        if self._ema:
+            self._ema.begin()
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
@@ -145,15 +184,15 @@ class MatchingTrainer(Trainer):
         Returns:
             The scores, with "retrieval" by detected boxes and "retrieval_gt_boxes" by annotated ones.
         """
-        bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
-        names, similarity = cfg.DATASETS.TEST, bare.roi_heads.matching_head.log_odds
+        match_rcnn: Any = bare(model)
+        names, similarity = cfg.DATASETS.TEST, match_rcnn.roi_heads.matching_head.log_odds
         retrievals = {name: RetrievalEvaluator(name, similarity=similarity) for name in names}
         evaluators = [
             DatasetEvaluators([cls.build_evaluator(cfg, name), retrieval])
             for name, retrieval in retrievals.items()
         ]
         results = super().test(cfg, model, evaluators)
-        gt_box_model = GTBoxMatchRCNN(bare).train(model.training)
+        gt_box_model = GTBoxMatchRCNN(match_rcnn).train(model.training)
         # A training mapper keeps the annotations, whose boxes this model embeds.
         mapper = FashionDatasetMapper(
             cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
@@ -166,6 +205,11 @@ class MatchingTrainer(Trainer):
                 dataset_results["retrieval_gt_boxes"] = scores["retrieval"]
                 log_retrieval(name, dataset_results)
         return results
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return a model without the wrapper for data-parallel training."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def unused_parameters(model: nn.Module) -> list[str]:

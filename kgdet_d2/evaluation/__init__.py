@@ -1,4 +1,4 @@
-"""Evaluation of detections: box AP, landmark AP, landmark errors, kinds of errors, retrieval."""
+"""Evaluation of detections: box AP, landmark AP, landmark errors, kinds of errors, oracles, retrieval."""
 
 from kgdet_d2.evaluation.evaluator import FashionEvaluator, load_ground_truth
 from kgdet_d2.evaluation.retrieval import RetrievalEvaluator

@@ -134,7 +134,7 @@ def keypoint_average_precision(
     subsets: Sequence[Subset] = (Subset(),),
     backend: str = "faster-coco-eval",
 ) -> list[AveragePrecision]:
-    """Compute the AP of landmarks.
+    """Compute the AP of landmarks, ranked by their own scores where they have some.
 
     OKS has the variance (2 sigma)^2 and the box's area; at most 20 detections of a class in an image count.
     A garment without a counted landmark is ignored.
@@ -156,6 +156,7 @@ def keypoint_average_precision(
             landmark and predictions for it lack those of other classes.
     """
     sigmas = ground_truth.schema.sigmas if sigmas is None else sigmas
+    predictions = predictions.ranked_by_keypoints()
     return _by_class(
         ground_truth,
         predictions,

@@ -117,13 +117,28 @@ class KeypointErrors:
 _COUNTS = ("garments", "garments_found", "landmarks", "landmarks_found")
 
 
-def keypoint_errors(matcher: BoxMatcher, *, visible_only: bool, iou: float = 0.5) -> KeypointErrors:
-    """Compute the distances of landmarks from their predictions; see the module for their definitions.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KeypointDistances:
+    """The M landmarks that count, and how far the matched detections' landmarks are from them.
+
+    Attributes:
+        garment: int64 (M,), the garment's row in the ground truth.
+        local: int64 (M,), index in the class.
+        distance: float64 (M, 2), predicted - labelled in x and in y, in pixels; nan where the garment was not
+            found.
+    """
+
+    garment: np.ndarray
+    local: np.ndarray
+    distance: np.ndarray
+
+
+def keypoint_distances(matcher: BoxMatcher, *, visible_only: bool, iou: float = 0.5) -> KeypointDistances:
+    """Compute the distances of landmarks from their predictions, in pixels.
 
     Args:
-        matcher: pairs of detections and garments.
-        visible_only: landmarks with v = 2 count; otherwise those with v = 1 too. The published code named
-            above counts visible ones only.
+        matcher: pairs of detections and garments; the detections have landmarks.
+        visible_only: landmarks with v = 2 count; otherwise those with v = 1 too.
         iou: the least IoU of a garment's box and the detection matched with it.
     """
     truth, predictions = matcher.ground_truth, matcher.predictions
@@ -135,19 +150,33 @@ def keypoint_errors(matcher: BoxMatcher, *, visible_only: bool, iou: float = 0.5
     garment = np.repeat(np.arange(truth.num_garments), np.diff(truth.keypoint_offsets))  # (L,)
     rows = np.flatnonzero(truth.labelled(visible_only=visible_only) & ~truth.iscrowd[garment])  # (M,)
     garment = garment[rows]
-    local = rows - truth.keypoint_offsets[garment]  # index in the class
+    local = rows - truth.keypoint_offsets[garment]
     detection = matched_detection[garment]
     found = detection >= 0
     distance = np.full((len(rows), 2), np.nan)
     predicted_rows = predictions.keypoint_offsets[detection[found]] + local[found]
     distance[found] = predictions.keypoints[predicted_rows] - truth.points_float64[rows[found]]
+    return KeypointDistances(garment=garment, local=local, distance=distance)
 
+
+def keypoint_errors(matcher: BoxMatcher, *, visible_only: bool, iou: float = 0.5) -> KeypointErrors:
+    """Compute the errors of landmarks; see the module for their definitions.
+
+    Args:
+        matcher: pairs of detections and garments; the detections have landmarks.
+        visible_only: landmarks with v = 2 count; otherwise those with v = 1 too. The published code named
+            above counts visible ones only.
+        iou: the least IoU of a garment's box and the detection matched with it.
+    """
+    truth = matcher.ground_truth
+    distances = keypoint_distances(matcher, visible_only=visible_only, iou=iou)
+    garment, distance = distances.garment, distances.distance
     image, box = truth.garment_image[garment], truth.box_float64[garment]
     image_size = np.stack([truth.width[image], truth.height[image]], axis=1)
     box_size = box[:, 2:] - box[:, :2]
     return KeypointErrors(
         schema=truth.schema,
-        slot=_slots(truth.schema, truth.category_id[garment], local),
+        slot=_slots(truth.schema, truth.category_id[garment], distances.local),
         category_id=truth.category_id[garment],
         garment=garment,
         image_error=_length(distance, image_size),

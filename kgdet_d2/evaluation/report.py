@@ -2,8 +2,9 @@
 
 A report is ``{"dataset", "predictions", "photos", "photos_predicted", "detections", "garments": {class:
 count}, "scores": {task: AveragePrecision.summary()}, "landmark_error": {"visible", "labelled":
-keypoint_report()}, "subsets": subset_scores(), "errors": error_report()}``; the last three may be missing.
-Where there was nothing to compute from there is nan.
+keypoint_report()}, "subsets": subset_scores(), "errors": error_report(), "oracles": oracle_scores(),
+"matched": matched_summary()}``; what follows the garments may be missing. Where there was nothing to compute
+from there is nan.
 """
 
 import csv
@@ -134,14 +135,17 @@ def markdown(report: Mapping) -> str:
     parts = [
         f"# {report['dataset']}\n\n{report['predictions']}: {report['detections']:,} detections in "
         f"{predicted:,} of {images:,} photos with {sum(report['garments'].values()):,} garments.",
-        *_score_tables(report),
     ]
+    if "scores" in report:
+        parts += _score_tables(report)
     if "landmark_error" in report:
         parts += _landmark_tables(report["landmark_error"])
     if "subsets" in report:
         parts.append(_subset_table(report["subsets"]))
     if "errors" in report:
         parts += _error_tables(report["errors"], report["garments"])
+    if "oracles" in report:
+        parts += [_oracle_table(report["oracles"]), _matched_table(report["matched"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -217,6 +221,28 @@ def _error_tables(errors: Mapping, garments: Mapping[str, int]) -> list[str]:
     headers = ["class", "garments", "right", "missed", "most often taken for", "times"]
     title = f"What garments are taken for, with a score of {threshold:g} or more"
     return [overall, by_class, _table(title, headers, rows)]
+
+
+def _oracle_table(oracles: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    columns = list(product(("bbox", "keypoints"), ("AP", "AP50")))
+    rows = [[name, *(scores[task][score] for task, score in columns)] for name, scores in oracles.items()]
+    headers = ["detections", *(f"{TASKS[task]} {score}" for task, score in columns)]
+    return _table("Average precision by oracles, IoU 0.5 or more with a garment", headers, rows)
+
+
+def _matched_table(matched: Mapping[str, float]) -> str:
+    title = "Detections matched with garments; landmarks relative to the square root of the box's area"
+    headers = {
+        "garments": "garments",
+        "found": "found",
+        "right_class": "right class, %",
+        "median_IoU": "median IoU",
+        "compared": "landmarks compared in",
+        "landmark_error": "landmark error",
+        "common_shift": "common shift of it",
+    }
+    digits = ["", "", ".2f", ".4f", "", ".4f", ".4f"]
+    return _table(title, list(headers.values()), [[matched[name] for name in headers]], digits)
 
 
 def _confusion_cells(confusion: Mapping, index: int) -> list:

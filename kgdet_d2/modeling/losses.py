@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import cat
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
+from detectron2.structures.boxes import matched_pairwise_iou
 from fvcore.nn import sigmoid_focal_loss, smooth_l1_loss
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
 
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points, to_float32
 from kgdet_d2.modeling.assigners import IGNORED, assign_by_center, assign_by_iou
@@ -54,6 +56,9 @@ class PointSetCriterion:
         visibility_weight: of the keypoints' visibility, where stages predict it (keypoint selection).
         focal_alpha, focal_gamma: of the focal loss of classes and of visibility.
         smooth_l1_beta: where smooth L1 becomes linear, in units of 4 strides.
+        cls_loss: "focal", or "quality": see :func:`quality_focal_loss`, its target the IoU of the location's
+            own box with its garment's, its exponent ``focal_gamma``.
+        box_loss: "smooth_l1" or "giou".
     """
 
     @configurable
@@ -70,6 +75,8 @@ class PointSetCriterion:
         focal_alpha: float,
         focal_gamma: float,
         smooth_l1_beta: float,
+        cls_loss: str = "focal",
+        box_loss: str = "smooth_l1",
     ):
         self.num_positives = num_positives
         self.stage_weights = stage_weights
@@ -83,6 +90,8 @@ class PointSetCriterion:
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.smooth_l1_beta = smooth_l1_beta
+        self.cls_loss = cls_loss
+        self.box_loss = box_loss
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -99,6 +108,8 @@ class PointSetCriterion:
             "focal_alpha": loss.FOCAL_ALPHA,
             "focal_gamma": loss.FOCAL_GAMMA,
             "smooth_l1_beta": loss.SMOOTH_L1_BETA,
+            "cls_loss": loss.CLS_LOSS,
+            "box_loss": loss.BOX_LOSS,
         }
 
     def __call__(
@@ -150,12 +161,18 @@ class PointSetCriterion:
         image, location_id = (targets.matched_idxs >= 0).nonzero(as_tuple=True)  # (M,) both
         centres, stride = locations[location_id], strides[location_id]  # (M, 2) and (M,) pixels
         unit = 4 * stride
-        losses = {}
-        if stage.logits is not None:
-            losses["cls"] = self._cls_loss(to_float32(flatten_levels(stage.logits)), targets)
         boxes = flatten_levels(stage.boxes)[image, location_id]  # (M, 4) in strides
         boxes = boxes_to_pixels(boxes, centres, stride)
-        losses["box"] = self._smooth_l1(boxes, targets.boxes, unit[:, None]).sum()
+        losses = {}
+        if stage.logits is not None:
+            logits = to_float32(flatten_levels(stage.logits))
+            losses["cls"] = self._cls_loss(
+                logits, self._cls_targets(logits, boxes.detach(), targets), targets
+            )
+        if self.box_loss == "giou":
+            losses["box"] = generalized_box_iou_loss(boxes, targets.boxes, reduction="sum")
+        else:
+            losses["box"] = self._smooth_l1(boxes, targets.boxes, unit[:, None]).sum()
         if stage.keypoints is not None:
             offsets = to_float32(flatten_levels(stage.keypoints)[image, location_id])  # (M, 2K)
             points = offsets_to_points(offsets, centres, stride)  # (M, K, 2)
@@ -165,12 +182,24 @@ class PointSetCriterion:
             losses["visibility"] = self._visibility_loss(visibility, cast(Tensor, targets.keypoints))
         return losses
 
-    def _cls_loss(self, logits: Tensor, targets: Targets) -> Tensor:
-        """Compute the focal loss over all locations (N, L, C) that are not ignored."""
-        one_hot = torch.zeros_like(logits)
-        one_hot[targets.matched_idxs >= 0] = F.one_hot(targets.classes, logits.shape[-1]).to(logits)
+    def _cls_targets(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """Compute what the scores of logits (N, L, C) should be, given the positives' boxes (M, 4)."""
+        one_hot = F.one_hot(targets.classes, logits.shape[-1]).to(logits)  # (M, C)
+        if self.cls_loss == "quality":
+            iou = matched_pairwise_iou(Boxes(boxes), Boxes(targets.boxes))
+            # A garment is worth finding before its box is any good.
+            one_hot = one_hot * iou.clamp(min=0.05)[:, None]
+        scores = torch.zeros_like(logits)
+        scores[targets.matched_idxs >= 0] = one_hot
+        return scores
+
+    def _cls_loss(self, logits: Tensor, scores: Tensor, targets: Targets) -> Tensor:
+        """Compute the loss of logits (N, L, C) over all locations that are not ignored."""
         considered = targets.matched_idxs != IGNORED  # (N, L)
-        return self._focal(logits[considered], one_hot[considered]).sum()
+        logits, scores = logits[considered], scores[considered]
+        if self.cls_loss == "quality":
+            return quality_focal_loss(logits, scores, self.focal_gamma).sum()
+        return self._focal(logits, scores).sum()
 
     def _keypoint_loss(self, points: Tensor, keypoints: Tensor, unit: Tensor) -> Tensor:
         """Compute smooth L1 of the labelled keypoints, visible or occluded.
@@ -258,6 +287,8 @@ class RepPointsCriterion(PointSetCriterion):
         focal_alpha: float,
         focal_gamma: float,
         smooth_l1_beta: float,
+        cls_loss: str = "focal",
+        box_loss: str = "smooth_l1",
     ):
         super().__init__(
             num_positives=num_positives,
@@ -270,6 +301,8 @@ class RepPointsCriterion(PointSetCriterion):
             focal_alpha=focal_alpha,
             focal_gamma=focal_gamma,
             smooth_l1_beta=smooth_l1_beta,
+            cls_loss=cls_loss,
+            box_loss=box_loss,
         )
         self.background_iou = background_iou
         self.positive_iou = positive_iou
@@ -364,6 +397,21 @@ def gather_targets(
         keypoints=cat(keypoints) if with_keypoints else None,
         normalizer=normalizer,
     )
+
+
+def quality_focal_loss(logits: Tensor, quality: Tensor, exponent: float) -> Tensor:
+    """Compute the focal loss of scores that mean a quality (Li et al., Generalized Focal Loss, 2020, eq. 5).
+
+    Args:
+        logits: of any shape.
+        quality: 0..1, likewise; 0 for another class and for background.
+        exponent: beta, of the distance between score and quality.
+
+    Returns:
+        The loss of each element.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
+    return (logits.sigmoid() - quality).abs().pow(exponent) * cross_entropy
 
 
 def flatten_levels(levels: list[Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import batched_nms
+from detectron2.layers import batched_nms, nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
@@ -20,7 +20,13 @@ class KGDetPostprocessor:
 
     @configurable
     def __init__(
-        self, *, score_threshold: float, topk_candidates: int, nms_threshold: float, max_detections: int
+        self,
+        *,
+        score_threshold: float,
+        topk_candidates: int,
+        nms_threshold: float,
+        max_detections: int,
+        class_agnostic_nms_threshold: float = 1.0,
     ):
         """Set the limits.
 
@@ -29,11 +35,13 @@ class KGDetPostprocessor:
             topk_candidates: locations selected in each level, by the best of their classes.
             nms_threshold: of two boxes of one class with a greater IoU the one with the lower score goes.
             max_detections: kept for an image, by score.
+            class_agnostic_nms_threshold: the same as ``nms_threshold`` for boxes of any classes; 1 for none.
         """
         self.score_threshold = score_threshold
         self.topk_candidates = topk_candidates
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
+        self.class_agnostic_nms_threshold = class_agnostic_nms_threshold
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -43,6 +51,7 @@ class KGDetPostprocessor:
             "topk_candidates": cfg.MODEL.KGDET.TOPK_CANDIDATES_TEST,
             "nms_threshold": cfg.MODEL.KGDET.NMS_THRESH_TEST,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "class_agnostic_nms_threshold": cfg.MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST,
         }
 
     def __call__(
@@ -105,6 +114,13 @@ class KGDetPostprocessor:
                 instances.pred_keypoints = _clip_keypoints(points[rows[kept]], instances.scores, size)
             detections.append(instances)
         return detections
+
+    def suppress_across_classes(self, detections: Instances) -> Instances:
+        """Keep, of one image's detections of whatever class that overlap, the one with the best score."""
+        if self.class_agnostic_nms_threshold >= 1:
+            return detections
+        keep = nms(detections.pred_boxes.tensor, detections.scores, self.class_agnostic_nms_threshold)
+        return detections[keep]
 
     def _nms(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Instances]:
         """Suppress within each class one image's scores (n, C) and boxes (n, 4).

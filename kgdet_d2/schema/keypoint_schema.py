@@ -111,6 +111,23 @@ class KeypointSchema:
                 names[slot] = f"{class_name}/{name}"
         return tuple(names)
 
+    @cached_property
+    def kinds(self) -> np.ndarray:
+        """int64 (K,): the kind of each slot, 0.., that landmarks of one name share whatever their class."""
+        kinds = np.zeros(self.num_keypoints, dtype=np.int64)
+        names: dict[str, int] = {}
+        for class_slots, class_names in zip(self.slots, self.keypoint_names, strict=True):
+            for slot, name in zip(class_slots, class_names, strict=True):
+                kinds[slot] = names.setdefault(name, len(names))
+        kinds.setflags(write=False)
+        return kinds
+
+    @cached_property
+    def padded_slots(self) -> np.ndarray:
+        """int64 (C, m), m the most landmarks of a class: its slots in local order, then -1."""
+        longest = max(map(len, self.slots))
+        return np.array([[*slots, *[-1] * (longest - len(slots))] for slots in self.slots])
+
     def scatter(self, keypoints: np.ndarray, class_index: int) -> np.ndarray:
         """Put a class's landmarks into their global slots.
 

@@ -1,7 +1,7 @@
 """A model's detections on a data set, as columns: in memory, on disk, and as official COCO results."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -54,6 +54,8 @@ class Predictions:
         category_id: int16 (D,), 0-based class index.
         score: float32 (D,).
         box: float32 (D, 4), x1 y1 x2 y2.
+        keypoint_score: float32 (D,), the score of a detection's landmarks, by which they are ranked; 0
+            everywhere for a model whose landmarks have no score but the detection's.
         keypoints: float32 (L, 2), x y.
         wide_detection: int64 (W,), rising rows of detections.
         wide_keypoints: float32 (W, K, 2), x y over the global slots.
@@ -70,6 +72,7 @@ class Predictions:
     category_id: Annotated[np.ndarray, Column("detection", np.int16)]
     score: Annotated[np.ndarray, Column("detection", np.float32)]
     box: Annotated[np.ndarray, Column("detection", np.float32, (4,))]
+    keypoint_score: Annotated[np.ndarray, Column("detection", np.float32, optional=True)]
     keypoints: Annotated[np.ndarray, Column("keypoint", np.float32, (2,))]
     wide_detection: Annotated[np.ndarray, Column("wide", np.int64)]
     wide_keypoints: Annotated[np.ndarray, Column("wide", np.float32, ("slot", 2))]
@@ -110,6 +113,10 @@ class Predictions:
         """Rows of the detections' images, int64 (D,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.detection_offsets))
 
+    def ranked_by_keypoints(self) -> "Predictions":
+        """Return the predictions with the landmarks' scores, where they have their own, as those of all."""
+        return replace(self, score=self.keypoint_score) if self.keypoint_score.any() else self
+
     @cached_property
     def box_xywh(self) -> np.ndarray:
         """Boxes, float32 (D, 4), x y width height; subtracted in float32, as Detectron2 does for COCO."""
@@ -128,8 +135,9 @@ class Predictions:
 
         Args:
             instances: n garments with pred_boxes (n, 4) x1 y1 x2 y2, scores (n,), pred_classes (n,) and,
-                unless the model predicts boxes alone, pred_keypoints (n, K, 3) of x, y, score, on any
-                device and in any precision; float32 is kept.
+                unless the model predicts boxes alone, pred_keypoints (n, K, 3) of x, y, score, and
+                keypoint_scores (n,) where these have their own, on any device and in any precision; float32
+                is kept.
             image_id: the image's id.
             schema: the landmarks.
             wide_classes: bool (C,), the classes whose detections are kept with all K landmarks, see
@@ -148,18 +156,22 @@ class Predictions:
             points = _to_float32(instances.pred_keypoints[..., :2], f"{where}: pred_keypoints")
             wide = np.flatnonzero(wide_classes[classes])
             columns = {
-                "keypoints": points[_class_keypoints(classes, schema)],
+                "keypoints": points[class_keypoints(classes, schema)],
                 "wide_detection": wide,
                 "wide_keypoints": points[wide],
             }
         else:
             columns = empty_columns(_KEYPOINT_COLUMNS, {"slot": schema.num_keypoints})
+        scores = _to_float32(instances.scores, f"{where}: scores")
+        columns["keypoint_score"] = np.zeros_like(scores)
+        if instances.has("keypoint_scores"):
+            columns["keypoint_score"] = _to_float32(instances.keypoint_scores, f"{where}: keypoint_scores")
         return cls(
             schema=schema,
             image_id=np.array([image_id], np.int64),
             detection_offsets=np.array([0, len(classes)], np.int64),
             category_id=classes,
-            score=_to_float32(instances.scores, f"{where}: scores"),
+            score=scores,
             box=_to_float32(instances.pred_boxes.tensor, f"{where}: pred_boxes"),
             has_keypoints=instances.has("pred_keypoints"),
             **columns,
@@ -239,11 +251,16 @@ class Predictions:
 
 _COLUMNS = declared_columns(Predictions)
 _KEYPOINT_COLUMNS = {name: _COLUMNS[name] for name in ("keypoints", "wide_detection", "wide_keypoints")}
-_FIELDS = ("pred_boxes", "scores", "pred_classes", "pred_keypoints")
+_FIELDS = ("pred_boxes", "scores", "pred_classes", "pred_keypoints", "keypoint_scores")
 
 
-def _class_keypoints(classes: np.ndarray, schema: KeypointSchema) -> tuple[np.ndarray, np.ndarray]:
-    """Return the detection and the global slot, int64 (L,) both, of each landmark of the classes (n,)."""
+def class_keypoints(classes: np.ndarray, schema: KeypointSchema) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row and the global slot, int64 (L,) both, of each landmark of n detections.
+
+    Args:
+        classes: int (n,), their class indices.
+        schema: the landmarks.
+    """
     slots = [schema.slots[class_index] for class_index in classes.tolist()]
     lengths = np.array([len(class_slots) for class_slots in slots], np.int64)
     return np.repeat(np.arange(len(slots)), lengths), np.fromiter(chain.from_iterable(slots), np.int64)

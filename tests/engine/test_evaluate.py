@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -17,34 +17,9 @@ from kgdet_d2.evaluation import FashionEvaluator
 from kgdet_d2.schema import DEEPFASHION2, FLD
 from kgdet_d2.structures.predictions import Predictions
 from tests.helpers.columns import columns
-from tests.helpers.scenes import random_scene
+from tests.helpers.registered import NAME, random_case
 
-NAME = "test_evaluate_predictions"
 TASKS = ("bbox", "keypoints", "keypoints_visible")
-
-
-def register(records, schema):
-    DatasetCatalog.register(NAME, lambda: records)
-    MetadataCatalog.get(NAME).set(keypoint_schema=schema, thing_classes=list(schema.class_names))
-
-
-@pytest.fixture
-def catalog():
-    """Registers under NAME, and forgets."""
-    yield register
-    for each in (DatasetCatalog, MetadataCatalog):
-        if NAME in each:
-            each.remove(NAME)
-
-
-def random_case(schema, **options):
-    rng = np.random.default_rng(3)
-    scene = random_scene(rng, schema, images=15, classes=[0, 1, 2], **options)
-    for record in scene.records:
-        record["source"] = str(rng.choice(["shop", "user"]))
-        for annotation in record["annotations"]:
-            annotation["scale"] = int(rng.integers(1, 4))
-    return scene
 
 
 @pytest.fixture(params=[DEEPFASHION2, FLD], ids=lambda schema: schema.name)

@@ -5,6 +5,7 @@ from torch import nn
 
 from kgdet_d2.config import load_config
 from kgdet_d2.engine.optimizer import build_optimizer
+from tests.helpers.systems import make_kgdet
 
 
 def make_cfg(*opts):
@@ -43,6 +44,39 @@ def test_detectron2_s_own_clipping_still_works():
         parameter.grad = torch.full_like(parameter, 3.0)
     optimizer.step()
     assert all((parameter.grad == 0.5).all() for parameter in model.parameters())
+
+
+def learning_rates(cfg, model):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = build_optimizer(cfg, model).param_groups
+    return {names[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "ADAMW"])
+def test_the_backbone_s_own_learning_rate(optimizer):
+    """It is that of the network below the pyramid, biases included, and all else stays as it is."""
+    opts = ["SOLVER.OPTIMIZER", optimizer, "SOLVER.BASE_LR", "0.02", "SOLVER.BIAS_LR_FACTOR", "2.0"]
+    cfg, model = make_cfg(*opts, "SOLVER.BACKBONE_LR_FACTOR", "0.1"), make_kgdet()
+    rates, plain = learning_rates(cfg, model), learning_rates(make_cfg(*opts), model)
+    assert rates.keys() == plain.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+    for name, rate in rates.items():
+        factor = 0.1 if name.startswith("backbone.bottom_up.") else 1
+        assert plain[name] == 0.02 * (2 if name.endswith(".bias") else 1)
+        assert rate == pytest.approx(factor * plain[name])
+    assert rates["backbone.bottom_up.stem.conv1.weight"] == pytest.approx(0.002)
+
+
+def test_the_backbone_s_weight_decay_is_that_of_the_rest():
+    model = make_kgdet()
+    cfg = make_cfg("SOLVER.BACKBONE_LR_FACTOR", "0.5", "SOLVER.WEIGHT_DECAY_NORM", "0.0")
+    groups = build_optimizer(cfg, model).param_groups
+    settings = {(group["lr"], group["weight_decay"]) for group in groups}
+    assert settings == {(0.005, 1e-4), (0.005, 0.0), (0.0025, 1e-4), (0.0025, 0.0)}
+
+
+def test_a_model_without_a_backbone_has_no_learning_rate_for_it():
+    with pytest.raises(ValueError, match=r"BACKBONE_LR_FACTOR: expected 1, .* got 0.1"):
+        build_optimizer(make_cfg("SOLVER.BACKBONE_LR_FACTOR", "0.1"), nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize(

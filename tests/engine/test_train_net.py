@@ -8,6 +8,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -109,6 +110,20 @@ def test_eval_only(trained, here, tmp_path):
     assert "box AP50" in log and "Starting training" not in log
 
 
+def test_every_part_of_the_recipe_at_once(here, tmp_path):
+    """The scores after training are those that --eval-only finds for the last checkpoint, bit for bit."""
+    opts = ["SOLVER.EMA.ENABLED", "True", "SOLVER.BACKBONE_LR_FACTOR", "0.5", "SOLVER.MAX_ITER", "2"]
+    opts += ["INPUT.COLOR.BRIGHTNESS", "0.3", "INPUT.COLOR.CONTRAST", "0.3", "INPUT.COLOR.SATURATION", "0.3"]
+    opts += ["INPUT.SCALE_JITTER", "(0.5,1.5)", "MODEL.KGDET.SCORE_THRESH_TEST", "0.0"]
+    train("OUTPUT_DIR", str(tmp_path / "run"), *opts)
+    weights = str(tmp_path / "run" / "model_final.pth")
+    train("--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / "again"), *opts)
+    found = "inference/synthfashion_val/predictions.npz"
+    first, second = (np.load(tmp_path / name / found) for name in ("run", "again"))
+    assert len(first["score"]) > 0
+    assert all(np.array_equal(first[name], second[name]) for name in first.files)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -187,9 +202,10 @@ def test_gpus_asked_for_where_there_are_none(here, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_processes_train_the_full_neck(datasets_root, tmp_path):
-    """Data-parallel training must not wait for parameters that never get a gradient."""
+    """Data-parallel training must not wait for parameters that never get a gradient; weights are averaged."""
     arguments = options(
         *("MODEL.DEVICE", "cpu", "MODEL.FPN.FULL", "True", "SOLVER.MAX_ITER", "3"),
+        *("SOLVER.EMA.ENABLED", "True"),
         *("MODEL.FPN.NORM", "GN"),  # BatchNorm cannot train on p7's one cell
         *("OUTPUT_DIR", str(tmp_path)),
         num_gpus=2,
@@ -197,3 +213,5 @@ def test_two_processes_train_the_full_neck(datasets_root, tmp_path):
     done = run("train_net.py", *arguments, root=datasets_root)
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path)[-1]["bbox/AP"] >= 0
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert state["model"].keys() == state["trainer"]["hooks"]["EMAHook"]["model"].keys()

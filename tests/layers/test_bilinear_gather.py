@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchvision.ops import deform_conv2d
 
 from kgdet_d2.layers.bilinear_gather import BilinearNeighbors, deform_conv_gather
-from kgdet_d2.modeling.heads.kgdet_head import PointAggregation, SamplingLocations
+from kgdet_d2.modeling.heads.aggregation import PointAggregation, SamplingLocations
 
 CHANNELS, OUT = 3, 2
 

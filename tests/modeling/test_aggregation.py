@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from kgdet_d2.modeling.heads.aggregation import PointAggregation, SamplingLocations
 from kgdet_d2.modeling.heads.keypoint_selection import KeypointSelection, select_keypoints
-from kgdet_d2.modeling.heads.kgdet_head import KeypointStage, PointAggregation, SamplingLocations
+from kgdet_d2.modeling.heads.kgdet_head import KeypointStage
 from tests.helpers.images import image_input
 from tests.helpers.systems import SELECTION, make_kgdet
 

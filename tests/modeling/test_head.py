@@ -3,8 +3,9 @@ from collections import Counter
 import pytest
 import torch
 
+from kgdet_d2.modeling.heads.aggregation import PointAggregation
 from kgdet_d2.modeling.heads.keypoint_selection import select_keypoints
-from kgdet_d2.modeling.heads.kgdet_head import KGDetHead, PointAggregation
+from kgdet_d2.modeling.heads.kgdet_head import KGDetHead
 from kgdet_d2.modeling.heads.outputs import StageOutput
 
 

@@ -1,100 +1,102 @@
-"""A network of timm as the stages of a feature pyramid.
+"""Backbones of timm, by name: small ones for CPUs, and others than ResNets."""
 
-N images; stage res<l> has stride 2^l, as in Detectron2's ResNet.
-"""
-
-from difflib import get_close_matches
+import difflib
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from kgdet_d2.modeling.backbone.fpn import LeanFPN, build_lean_fpn, needed_stages
+from kgdet_d2.modeling.backbone.fpn import LeanFPN, build_lean_fpn
 
-_KEY = "MODEL.TIMM.NAME"
-
-
-def create_features(name: str, in_channels: int = 3) -> nn.Module:
-    """Create timm's network of a name with random weights, without its classifier.
-
-    Args:
-        name: as ``timm.list_models()`` has it; a tag of pretrained weights may follow a dot.
-        in_channels: channels of the images.
-
-    Returns:
-        (N, in_channels, H, W) -> [(N, C, H/s, W/s)] of rising strides s, which ``feature_info`` describes.
-
-    Raises:
-        ModuleNotFoundError: timm is not installed.
-        ValueError: it has no such network, or one without maps of several strides, channels first.
-    """
-    import timm
-
-    if not timm.is_model(name):
-        known = timm.list_models()
-        close = get_close_matches(name.split(".")[0], known, n=5)
-        hint = f"close to it: {', '.join(close)}" if close else "see timm.list_models()"
-        raise ValueError(f"{_KEY}: expected one of timm's {len(known)} models, got {name!r}; {hint}")
-    try:
-        features = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels)
-    except (RuntimeError, AttributeError, AssertionError) as error:
-        raise ValueError(f"{_KEY}: timm gives no feature maps of {name!r}: {error}") from error
-    if getattr(features, "output_fmt", "NCHW") != "NCHW":
-        raise ValueError(
-            f"{_KEY}: expected a model with maps (N, C, H, W), got {name!r}, whose channels are last"
-        )
-    return features
+_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 class TimmBackbone(Backbone):
-    """Stages of a network of timm, as far as they are asked for.
+    """A network of timm's, whose feature maps are named as a ResNet's: res2 to res5, strides 4 to 32.
 
     Args:
-        name: of the network, see :func:`create_features`.
-        out_features: names of the wanted stages, of res2..res5.
-        in_channels: channels of the images.
+        name: of the network in timm, such as "mobilenetv2_100", which must have maps of these strides.
+        freeze_at: as Detectron2's ``MODEL.BACKBONE.FREEZE_AT``: 1 freezes what comes before the stride 4, 2
+            what makes res2, and so on; the BatchNorms there keep their statistics, too. 0 for nothing.
 
     Raises:
-        ValueError: timm has no such network, or one without these strides.
+        ImportError: timm is missing.
+        ValueError: timm has no such network, or it has other strides.
     """
 
-    def __init__(self, name: str, *, out_features: list[str], in_channels: int = 3):
+    def __init__(self, name: str, *, freeze_at: int = 0):
         super().__init__()
-        self.model = create_features(name, in_channels)
-        info = self.model.feature_info
-        strides = info.reduction()
-        self._out_features = list(out_features)
-        self._out_feature_strides = {stage: 2 ** int(stage.removeprefix("res")) for stage in out_features}
-        lacking = sorted(set(self._out_feature_strides.values()) - set(strides))
-        if lacking:
-            raise ValueError(
-                f"{_KEY}: expected a model with maps of strides {list(self._out_feature_strides.values())}, "
-                f"got {name!r}, whose strides are {strides}"
-            )
-        # Of several maps of one stride the last.
-        last = {stride: index for index, stride in enumerate(strides)}
-        self._indices = {stage: last[stride] for stage, stride in self._out_feature_strides.items()}
-        channels = info.channels()
-        self._out_feature_channels = {stage: channels[index] for stage, index in self._indices.items()}
+        self.net = _create(name)
+        info = self.net.feature_info
+        self._indices = {stage: info.reduction().index(stride) for stage, stride in _STRIDES.items()}
+        self._out_features = list(_STRIDES)
+        self._out_feature_strides = dict(_STRIDES)
+        self._out_feature_channels = {stage: info.channels()[i] for stage, i in self._indices.items()}
+        frozen = self._modules_up_to(freeze_at) if freeze_at else []
+        for module in frozen:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+        self._frozen_norms = [
+            module for module in frozen if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+
+    def _modules_up_to(self, freeze_at: int) -> list[nn.Module]:
+        """Return the modules up to a stage, which timm defines in the order in which they run."""
+        last_map = self._indices[f"res{max(freeze_at, 2)}"] - (freeze_at == 1)
+        names = self.net.feature_info.module_name()
+        modules = list(self.net.named_modules())
+        if last_map < 0:  # the stem has no map of its own
+            first = next(i for i, (name, _) in enumerate(modules) if _is_within(name, names[0]))
+            return [module for _, module in modules[:first]]
+        last = max(i for i, (name, _) in enumerate(modules) if _is_within(name, names[last_map]))
+        return [module for _, module in modules[: last + 1]]
+
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        """Set the mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for norm in self._frozen_norms:
+            norm.eval()
+        return self
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Compute the stages of an image.
-
-        Args:
-            image: (N, in_channels, H, W), sides divisible by 32.
-
-        Returns:
-            {name: (N, C, H/s, W/s)}.
-        """
-        maps = self.model(image)
+        """Compute the maps of images (N, 3, H, W): {"res2": (N, C, H / 4, W / 4), ...}."""
+        maps = self.net(image)
         return {stage: maps[index] for stage, index in self._indices.items()}
+
+
+def _is_within(name: str, module: str) -> bool:
+    """Return whether a layer lies in a module; timm flattens some networks, with _ for the dots."""
+    return any(f"{name}.".startswith(f"{prefix}.") for prefix in (module, module.replace(".", "_")))
+
+
+def _create(name: str) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(
+            "MODEL.BACKBONE.NAME build_timm_lean_fpn_backbone needs timm: pip install 'kgdet_d2[timm]'"
+        ) from error
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise ValueError(
+            f"MODEL.TIMM.NAME: timm has no network {name!r}; close to it: {', '.join(close) or '-'}"
+        )
+    try:
+        net = timm.create_model(name, pretrained=False, features_only=True)
+        strides = net.feature_info.reduction()
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"MODEL.TIMM.NAME: {name!r} has no feature maps of several strides: {error}"
+        ) from error
+    if not set(_STRIDES.values()) <= set(strides):
+        raise ValueError(
+            f"MODEL.TIMM.NAME: {name!r}: expected strides {sorted(_STRIDES.values())}, got {strides}"
+        )
+    return net
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_lean_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> LeanFPN:
-    """Build a network of timm and :class:`LeanFPN` from ``MODEL.TIMM``, ``BACKBONE`` and ``FPN``."""
-    stages = needed_stages(cfg)
-    return build_lean_fpn(
-        cfg, TimmBackbone(cfg.MODEL.TIMM.NAME, out_features=stages, in_channels=input_shape.channels)
-    )
+    """Build timm's network ``MODEL.TIMM.NAME`` and :class:`LeanFPN`."""
+    return build_lean_fpn(cfg, TimmBackbone(cfg.MODEL.TIMM.NAME, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT))

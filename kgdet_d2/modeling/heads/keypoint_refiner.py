@@ -1,0 +1,320 @@
+"""Refinement of detections' keypoints: each is located again on a fine map, in a window around where it is.
+
+n garments, m keypoints of the class that has most (39 in DeepFashion2), C classes, K keypoints of all
+classes, D channels, w positions on the side of a window. Coordinates are pixels of the network's input.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from torch import Tensor, nn
+
+from kgdet_d2.schema import get_schema
+
+
+class Garments(NamedTuple):
+    """Garments whose keypoints are to be refined.
+
+    Attributes:
+        image: (n,) index of the garment's image.
+        classes: (n,).
+        boxes: (n, 4) x1, y1, x2, y2.
+        keypoints: (n, m, 2) x, y of the class's own keypoints, in its order; what follows has no effect.
+    """
+
+    image: Tensor
+    classes: Tensor
+    boxes: Tensor
+    keypoints: Tensor
+
+    @property
+    def size(self) -> Tensor:
+        """Square roots of the boxes' areas, (n,), at least 1 pixel."""
+        return (self.boxes[:, 2:] - self.boxes[:, :2]).clamp(min=1).prod(dim=1).sqrt()
+
+    def relative_keypoints(self) -> Tensor:
+        """Return the keypoints (n, m, 2) from the box's centre, in its width and height."""
+        centre = (self.boxes[:, None, :2] + self.boxes[:, None, 2:]) / 2
+        return (self.keypoints - centre) / (self.boxes[:, None, 2:] - self.boxes[:, None, :2]).clamp(min=1)
+
+
+class Refinement(NamedTuple):
+    """The outcome of a round.
+
+    Attributes:
+        keypoints: (n, m, 2) x, y.
+        window: (n, m, w^2, 2) x, y of the positions that were read.
+        heat: (n, m, w^2) logits of these, of a softmax over the window.
+        quality: (n, m) logits of the keypoints' similarity to the truth (OKS of one keypoint), or None.
+        verification: (n,) logits of the IoU that the box has with a garment of this very class, or None.
+    """
+
+    keypoints: Tensor
+    window: Tensor
+    heat: Tensor
+    quality: Tensor | None
+    verification: Tensor | None
+
+    def select(self, rows: slice) -> "Refinement":
+        """Return the outcome for some of the garments."""
+        quality = None if self.quality is None else self.quality[rows]
+        verification = None if self.verification is None else self.verification[rows]
+        return Refinement(self.keypoints[rows], self.window[rows], self.heat[rows], quality, verification)
+
+
+class Exchange(nn.Module):
+    """A transformer's layer, pre-norm, in which each keypoint of a garment attends to all of them.
+
+    PyTorch's own layer fails where there is no garment.
+
+    Args:
+        channels: D.
+        num_heads: of the attention.
+    """
+
+    def __init__(self, channels: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(channels),
+            nn.Linear(channels, 2 * channels),
+            nn.ReLU(),
+            nn.Linear(2 * channels, channels),
+        )
+
+    def forward(self, tokens: Tensor, absent: Tensor) -> Tensor:
+        """Exchange within tokens (n, m, D); those that are absent (n, m) are not attended to."""
+        heads = self.qkv(self.norm(tokens)).unflatten(
+            -1, (3, self.num_heads, -1)
+        )  # (n, m, 3, heads, D / heads)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # (n, heads, m, D / heads) each
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=~absent[:, None, None])
+        tokens = tokens + self.out(read.transpose(1, 2).flatten(-2))
+        return tokens + self.mlp(tokens)
+
+
+class RefinementRound(nn.Module):
+    """One round: read the heat around each keypoint, exchange within the garment, move the keypoint.
+
+    Args:
+        channels: D.
+        window: w.
+        predicts_quality: otherwise the quality is None.
+        verifies: otherwise the verification is None.
+        num_heads: of the attention between a garment's keypoints.
+    """
+
+    grid: Tensor
+
+    def __init__(
+        self, channels: int, window: int, *, predicts_quality: bool, verifies: bool, num_heads: int = 4
+    ):
+        super().__init__()
+        side = torch.arange(window, dtype=torch.float32) - window // 2
+        y, x = torch.meshgrid(side, side, indexing="ij")
+        self.register_buffer("grid", torch.stack([x, y], dim=-1).view(-1, 2), persistent=False)  # (w^2, 2)
+        self.encode_place = nn.Linear(2, channels)
+        self.encode_heat = nn.Linear(window**2, channels)
+        self.encode_content = nn.Linear(channels, channels)
+        self.exchange = Exchange(channels, num_heads)
+        self.norm = nn.LayerNorm(channels)
+        self.heat_scale = nn.Parameter(torch.ones(()))
+        self.heat_bias = nn.Linear(channels, window**2)
+        self.offset = nn.Linear(channels, 2)
+        self.quality = nn.Linear(channels, 1) if predicts_quality else None
+        self.verification = nn.Linear(2 * channels, 1) if verifies else None
+        for layer in (self.heat_bias, self.offset):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, tokens: Tensor, absent: Tensor, garments: Garments, maps: "FineMaps", spacing: float
+    ) -> tuple[Tensor, Refinement]:
+        """Refine the garments' keypoints.
+
+        Args:
+            tokens: (n, m, D), what is known of each keypoint.
+            absent: (n, m) bool, True where the class has fewer keypoints.
+            garments: with the keypoints as they are.
+            maps: to read.
+            spacing: of a window's positions, in square roots of the box's area.
+
+        Returns:
+            The tokens after the round, and its outcome.
+        """
+        steps = (spacing * garments.size)[:, None, None]  # (n, 1, 1) pixels
+        window = garments.keypoints[:, :, None] + self.grid * steps[..., None]  # (n, m, w^2, 2)
+        heat = maps.read_heat(window, ~absent)
+        tokens = tokens + self.encode_place(garments.relative_keypoints())
+        tokens = tokens + self.encode_heat(heat) + self.encode_content(maps.read_features(garments.keypoints))
+        tokens = self.exchange(tokens, absent)
+        state = self.norm(tokens)
+        heat = heat * self.heat_scale + self.heat_bias(state)
+        shift = heat.softmax(dim=-1) @ self.grid + self.offset(state)  # (n, m, 2) in steps
+        keypoints = garments.keypoints + shift * steps
+        quality = None if self.quality is None else self.quality(state).squeeze(-1)
+        verification = None
+        if self.verification is not None:
+            verification = self.verification(pool(state, absent)).squeeze(-1)
+        return tokens, Refinement(keypoints, window, heat, quality, verification)
+
+
+def pool(state: Tensor, absent: Tensor) -> Tensor:
+    """Return mean and maximum (n, 2D) of a garment's states (n, m, D), but for those absent (n, m)."""
+    absent = absent[..., None]
+    mean = state.masked_fill(absent, 0).sum(dim=1) / (~absent).sum(dim=1)
+    highest = state.masked_fill(absent, torch.finfo(state.dtype).min).amax(dim=1)
+    return torch.cat([mean, highest], dim=1)
+
+
+class FineMaps:
+    """The fine map and the heat maps made of it, as the garments' keypoints read them.
+
+    Args:
+        features: (N, D, H, W).
+        heat: (N, J, H, W), a map for each kind of keypoint.
+        stride: of both, in pixels.
+        image: (n,) index of each garment's image.
+        kinds: (n, m) index of each keypoint's map, 0..J-1.
+    """
+
+    def __init__(self, features: Tensor, heat: Tensor, *, stride: int, image: Tensor, kinds: Tensor):
+        self.features = features
+        self.heat = heat
+        self.stride = stride
+        self.image = image
+        self.kinds = kinds
+
+    def read_features(self, points: Tensor) -> Tensor:
+        """Return the features (n, m, D) at the location nearest to each of points (n, m, 2)."""
+        height, width = self.features.shape[-2:]
+        x, y = (points / self.stride).round().unbind(dim=-1)
+        column, row = x.clamp(0, width - 1).long(), y.clamp(0, height - 1).long()
+        locations = (self.image[:, None] * height + row) * width + column  # (n, m)
+        return F.embedding(locations, self.features.permute(0, 2, 3, 1).flatten(0, 2))
+
+    def read_heat(self, points: Tensor, present: Tensor) -> Tensor:
+        """Interpolate each keypoint's own map bilinearly; outside of it heat is 0.
+
+        Args:
+            points: (n, m, P, 2).
+            present: (n, m) bool, the keypoints to read; the others' heat is 0.
+
+        Returns:
+            (n, m, P).
+        """
+        num_kinds, height, width = self.heat.shape[1:]
+        maps = (self.image[:, None] * num_kinds + self.kinds)[present]  # (l,), of N J maps
+        x, y = (points[present] / self.stride).unbind(dim=-1)  # (l, P)
+        left, top, flat_heat = x.floor(), y.floor(), self.heat.flatten()
+        values = torch.zeros_like(x)
+        for column, x_weight in ((left, left + 1 - x), (left + 1, x - left)):
+            for row, y_weight in ((top, top + 1 - y), (top + 1, y - top)):
+                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+                in_map = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+                indices = maps[:, None] * (height * width) + in_map.long()  # (l, P)
+                values = values + flat_heat[indices.flatten()].view_as(x) * (x_weight * y_weight * inside)
+        heat = values.new_zeros(points.shape[:-1])
+        heat[present] = values
+        return heat
+
+
+class KeypointRefiner(nn.Module):
+    """Rounds of refinement, each on what the round before has found, with windows of its own size.
+
+    Heat maps are read where the detections' own keypoints are, and there alone. Keypoints of one kind, the
+    same point of a garment in whatever class, share a map.
+
+    Args:
+        in_channels: of the fine map.
+        stride: of the fine map, in pixels.
+        slots: (C, m), the slots of each class's keypoints in its order, then -1.
+        kinds: (K,), the kind of each slot, 0...
+        channels: D.
+        window: w, odd.
+        spacings: of a window's positions in each round, in square roots of the box's area.
+        predicts_quality: predict the keypoints' similarity to the truth, to score them by.
+        verifies: predict whether the garment is of the class whose keypoints these are.
+    """
+
+    slots: Tensor
+    kinds: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        stride: int,
+        slots: list[list[int]],
+        kinds: list[int],
+        channels: int,
+        window: int,
+        spacings: list[float],
+        predicts_quality: bool,
+        verifies: bool,
+    ):
+        super().__init__()
+        num_kinds = max(kinds) + 1
+        self.stride = stride
+        self.spacings = list(spacings)
+        self.predicts_quality = predicts_quality
+        self.register_buffer("slots", torch.tensor(slots), persistent=False)
+        self.register_buffer("kinds", torch.tensor(kinds), persistent=False)
+        self.conv = Conv2d(
+            in_channels, channels, 3, padding=1, bias=False, norm=get_norm("BN", channels), activation=F.relu
+        )
+        self.heat = nn.Conv2d(channels, num_kinds, kernel_size=1)
+        self.kind_embedding = nn.Embedding(num_kinds, channels)
+        self.class_embedding = nn.Embedding(len(slots), channels)
+        self.rounds = nn.ModuleList(
+            RefinementRound(channels, window, predicts_quality=predicts_quality, verifies=verifies)
+            for _ in spacings
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, fine_shape: ShapeSpec) -> dict:
+        """Read ``MODEL.KGDET.REFINER`` and ``MODEL.KGDET.SCHEMA``."""
+        refiner, schema = cfg.MODEL.KGDET.REFINER, get_schema(cfg.MODEL.KGDET.SCHEMA)
+        kinds = schema.kinds.tolist() if refiner.SHARED else list(range(schema.num_keypoints))
+        return {
+            "in_channels": fine_shape.channels,
+            "stride": fine_shape.stride,
+            "slots": schema.padded_slots.tolist(),
+            "kinds": kinds,
+            "channels": refiner.CHANNELS,
+            "window": refiner.WINDOW,
+            "spacings": refiner.SPACINGS,
+            "predicts_quality": refiner.QUALITY_WEIGHT > 0,
+            "verifies": refiner.VERIFICATION_WEIGHT > 0,
+        }
+
+    def in_class(self, values: Tensor, classes: Tensor) -> Tensor:
+        """Gather values (n, K, D) of all slots at those of each garment's class (n,).
+
+        Returns:
+            (n, m, D), zeros beyond the class's keypoints.
+        """
+        slots = self.slots[classes][..., None]  # (n, m, 1)
+        gathered = values.gather(1, slots.clamp(min=0).expand(-1, -1, values.shape[-1]))
+        return gathered * (slots >= 0)
+
+    def forward(self, fine: Tensor, garments: Garments) -> list[Refinement]:
+        """Refine keypoints on the fine map (N, in_channels, H, W); return the outcome of each round."""
+        slots = self.slots[garments.classes]  # (n, m)
+        absent, kinds = slots < 0, self.kinds[slots.clamp(min=0)]
+        features = self.conv(fine)
+        maps = FineMaps(features, self.heat(features), stride=self.stride, image=garments.image, kinds=kinds)
+        tokens = self.kind_embedding(kinds) + self.class_embedding(garments.classes)[:, None]
+        outcomes = []
+        for refinement_round, spacing in zip(self.rounds, self.spacings, strict=True):
+            tokens, outcome = refinement_round(tokens, absent, garments, maps, spacing)
+            outcomes.append(outcome)
+            garments = garments._replace(keypoints=outcome.keypoints.detach())
+        return outcomes
