@@ -1,6 +1,8 @@
 """Fast inference of a trained model: folded BatchNorm, memory format, precision, compilation, kept memory."""
 
 import ctypes
+import logging
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -10,11 +12,14 @@ from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
-from torch import nn
+from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kgdet_d2.geometry.points import to_float32
+from kgdet_d2.modeling.backbone import TimmBackbone
 from kgdet_d2.modeling.heads.kgdet_head import PointSetHead
+
+logger = logging.getLogger(__name__)
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 _DENSE_HEADS = (RetinaNetHead, StandardRPNHead)  # FCOS' head is a RetinaNetHead, too
@@ -107,14 +112,51 @@ def disable_malloc_trim() -> None:
 def fuse_batch_norms(model: nn.Module) -> None:
     """Fold every BatchNorm, frozen or not, into the convolution whose output it normalises."""
     for module in list(model.modules()):
-        if isinstance(module, Conv2d) and _can_be_folded(module.norm):
+        if isinstance(module, TimmBackbone):
+            _fuse_traced(module.net)
+        elif isinstance(module, Conv2d) and _can_be_folded(module.norm):
             _fold(module, module.norm)
             module.norm = None
         elif isinstance(module, nn.Sequential):
             for (_, conv), (name, norm) in pairwise(list(module.named_children())):
                 if type(conv) is nn.Conv2d and _can_be_folded(norm):
                     _fold(conv, norm)
-                    setattr(module, name, nn.Identity())
+                    setattr(module, name, _what_follows(norm))
+
+
+class _Tracer(fx.Tracer):
+    """Traces a network down to its convolutions and BatchNorms."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        """Return whether a module is one node of the graph."""
+        return isinstance(module, (nn.Conv2d, *_BATCH_NORMS)) or super().is_leaf_module(module, name)
+
+
+def _fuse_traced(net: nn.Module) -> None:
+    """Fold each BatchNorm to which the network's graph gives a convolution's output, and to nothing else."""
+    try:
+        nodes = list(_Tracer().trace(net).nodes)
+    except (fx.proxy.TraceError, TypeError) as error:  # what it computes depends on its input
+        logger.warning(
+            "MODEL.INFERENCE.FUSE_BN has no effect on this backbone, which has no graph: %s", error
+        )
+        return
+    calls = Counter(node.target for node in nodes)
+    for node in nodes:
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or not before.op == node.op == "call_module":
+            continue
+        conv, norm = net.get_submodule(str(before.target)), net.get_submodule(str(node.target))
+        alone = len(before.users) == calls[before.target] == calls[node.target] == 1
+        if alone and isinstance(conv, nn.Conv2d) and _can_be_folded(norm):
+            _fold(conv, norm)
+            parent, _, name = str(node.target).rpartition(".")
+            setattr(net.get_submodule(parent), name, _what_follows(norm))
+
+
+def _what_follows(norm: nn.Module) -> nn.Module:
+    """Return the activation that timm's BatchNorms may have in them."""
+    return getattr(norm, "act", nn.Identity())
 
 
 def _can_be_folded(norm: nn.Module | None) -> bool:

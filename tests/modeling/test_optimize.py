@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from kgdet_d2.config import load_config
-from kgdet_d2.modeling import GTBoxMatchRCNN, optimize, optimize_for_inference
+from kgdet_d2.modeling import GTBoxMatchRCNN, TimmBackbone, optimize, optimize_for_inference
 from tests.helpers.images import image_input
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
@@ -43,6 +43,17 @@ def make_model(cfg):
     """In evaluation mode, BatchNorms with statistics and weights of all kinds, detections of any score."""
     torch.manual_seed(0)
     model = build_model(cfg).eval()
+    vary_batch_norms(model)
+    if hasattr(model, "postprocessor"):
+        model.postprocessor.score_threshold = 0.0
+    elif hasattr(model, "test_score_thresh"):
+        model.test_score_thresh = 0.0
+    else:
+        model.roi_heads.box_predictor.test_score_thresh = 0.0
+    return model
+
+
+def vary_batch_norms(model):
     for module in model.modules():
         if isinstance(module, BATCH_NORMS):
             for values, low, high in (
@@ -53,13 +64,6 @@ def make_model(cfg):
             ):
                 if values is not None:
                     values.data.uniform_(low, high)
-    if hasattr(model, "postprocessor"):
-        model.postprocessor.score_threshold = 0.0
-    elif hasattr(model, "test_score_thresh"):
-        model.test_score_thresh = 0.0
-    else:
-        model.roi_heads.box_predictor.test_score_thresh = 0.0
-    return model
 
 
 def detect(model):
@@ -106,6 +110,33 @@ def test_maps_with_folded_BatchNorms():
     expected = model.backbone(image)["p4"]
     found = optimize_for_inference(model, cfg).backbone(image)["p4"]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("mobilenetv2_100", 0),
+        ("tf_efficientnet_lite0", 0),
+        ("resnet18", 0),
+        # Those at the head of its 58 layers and 3 transitions, and the last: their input goes to others, too.
+        ("densenet121", 62),
+        # Its attention asks for the sizes of its input.
+        ("mobilevit_xxs", 32),
+    ],
+)
+def test_BatchNorms_of_timm_s_networks(name, left, caplog):
+    """Some have their activation in them, which must stay."""
+    torch.manual_seed(0)
+    backbone, image = TimmBackbone(name).eval(), torch.rand(2, 3, 64, 96)
+    vary_batch_norms(backbone)
+    with torch.no_grad():
+        expected = backbone(image)
+        optimize.fuse_batch_norms(backbone)
+        found = backbone(image)
+    assert len(batch_norms(backbone)) == left
+    assert ("FUSE_BN has no effect on this backbone" in caplog.text) == (name == "mobilevit_xxs")
+    for stage, values in expected.items():
+        torch.testing.assert_close(found[stage], values, rtol=1e-4, atol=1e-4 * values.abs().max().item())
 
 
 def test_a_BatchNorm_without_statistics_stays():
