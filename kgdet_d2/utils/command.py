@@ -57,6 +57,8 @@ def _is_for_the_user(error: Exception) -> bool:
     """Return whether the user can do something about an error."""
     if isinstance(error, OSError | ValueError | FloatingPointError | BrokenProcessPool):
         return True
+    if isinstance(error, ImportError) and error.name == "timm":  # which is optional
+        return True
     # PyTorch raises RuntimeError, too, for any fault of a program.
     return _lacks_detectron2(error) or (isinstance(error, RuntimeError) and _is_raised_here(error))
 

@@ -1,13 +1,17 @@
 """timm's networks as backbones: names and strides of their maps, what is frozen, names that do not fit."""
 
+import sys
+
 import pytest
 import timm
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import PolygonMasks
 
+import kgdet_d2.config_checks
 from kgdet_d2.config import load_config
 from kgdet_d2.modeling.backbone import TimmBackbone
+from kgdet_d2.utils.command import exit_status
 from tests.helpers.box_detectors import train_once
 from tests.helpers.images import image_input
 from tests.helpers.systems import make_model
@@ -50,12 +54,52 @@ def test_what_is_frozen_makes_the_maps_up_to_there(name, freeze_at):
     ("name", "complaint"),
     [
         ("mobilenet_v2_100", "close to it: .*mobilenetv2_100"),
+        ("zzz", "close to it: -"),
+        ("hf-hub:timm/resnet18.a1_in1k", "timm has no network"),
         ("vit_tiny_patch16_224", r"expected strides \[4, 8, 16, 32\], got \[16, 16, 16\]"),
+        # Of images of 224 x 224 alone; with the channels last; with sides padded to a multiple of 64.
+        ("swin_tiny_patch4_window7_224", r"expected of 96 x 32 pixels maps .*, got AssertionError: .*224"),
+        ("mambaout_femto", r"maps \[\(1, 48, 24, 8\), .*\], got \[\(1, 24, 8, 48\), "),
+        ("mobilevitv2_050", r"\(1, 256, 3, 1\)\], got .*\(1, 256, 4, 2\)\]"),
     ],
 )
 def test_a_network_that_does_not_fit_is_named(name, complaint):
     with pytest.raises(ValueError, match=f"MODEL.TIMM.NAME: .*{complaint}"):
         TimmBackbone(name)
+
+
+def test_a_tag_of_pretrained_weights_may_follow_the_name():
+    shapes = [TimmBackbone(name).output_shape() for name in ("resnet18.tv_in1k", "resnet18")]
+    assert shapes[0] == shapes[1]
+
+
+def test_without_timm(monkeypatch, capsys):
+    """A config says so before a network is built, and a command in a line."""
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"timm's, which is missing: pip install 'kgdet_d2\[timm\]'"):
+        TimmBackbone("resnet18")
+    assert exit_status(lambda: TimmBackbone("resnet18")) == 1
+    assert capsys.readouterr().err.startswith("error: this backbone is one of timm's, which is missing")
+    monkeypatch.setattr(kgdet_d2.config_checks, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"BACKBONE.NAME: 'build_timm_lean_fpn_backbone' needs timm"):
+        load_config("configs/sample/kgdet_tiny.yaml", [*TIMM, "resnet18"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_channels_last(name):
+    torch.manual_seed(0)
+    backbone, image = TimmBackbone(name).eval(), torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        expected = backbone(image)
+        found = backbone.to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    assert found["res3"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_lowest_level_is_of_stride_4():
+    model = make_model("kgdet_tiny", *TIMM, "mobilenetv2_100", "MODEL.FPN.OUT_FEATURES", "['p2', 'p3']")
+    levels = model.backbone(torch.zeros(1, 3, 64, 96))
+    assert {name: level.shape[-2:] for name, level in levels.items()} == {"p2": (16, 24), "p3": (8, 12)}
 
 
 SYSTEMS = [

@@ -2,6 +2,7 @@
 
 import difflib
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from kgdet_d2.modeling.backbone.fpn import LeanFPN, build_lean_fpn
 
 _STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+_PROBE = (96, 32)  # sides of a small image that networks of one input size cannot take
 
 
 class TimmBackbone(Backbone):
@@ -22,7 +24,8 @@ class TimmBackbone(Backbone):
 
     Raises:
         ImportError: timm is missing.
-        ValueError: timm has no such network, or it has other strides.
+        ValueError: timm has no such network, or its maps have other strides or sizes, or it takes images of
+            one size alone.
     """
 
     def __init__(self, name: str, *, freeze_at: int = 0):
@@ -75,10 +78,10 @@ def _create(name: str) -> nn.Module:
         import timm
     except ImportError as error:
         raise ImportError(
-            "MODEL.BACKBONE.NAME build_timm_lean_fpn_backbone needs timm: pip install 'kgdet_d2[timm]'"
+            "this backbone is one of timm's, which is missing: pip install 'kgdet_d2[timm]'", name="timm"
         ) from error
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
         raise ValueError(
             f"MODEL.TIMM.NAME: timm has no network {name!r}; close to it: {', '.join(close) or '-'}"
         )
@@ -93,7 +96,27 @@ def _create(name: str) -> nn.Module:
         raise ValueError(
             f"MODEL.TIMM.NAME: {name!r}: expected strides {sorted(_STRIDES.values())}, got {strides}"
         )
+    _check_maps(net, name)
     return net
+
+
+def _check_maps(net: nn.Module, name: str) -> None:
+    """Refuse a network that does not take images of all sizes, or whose maps are not as it describes them."""
+    height, width = _PROBE
+    info = net.feature_info
+    expected = [
+        (1, c, height // s, width // s) for c, s in zip(info.channels(), info.reduction(), strict=True)
+    ]
+    complaint = f"MODEL.TIMM.NAME: {name!r}: expected of {height} x {width} pixels maps {expected}"
+    try:
+        with torch.no_grad():
+            maps = net.eval()(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{complaint}, got {type(error).__name__}: {error}") from error
+    found = [tuple(each.shape) for each in maps]
+    if found != expected:
+        raise ValueError(f"{complaint}, got {found}")
+    net.train()
 
 
 @BACKBONE_REGISTRY.register()
