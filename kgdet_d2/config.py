@@ -46,6 +46,7 @@ RANGES = {
     "MODEL.KGDET.REFINER.HEAT_WEIGHT": (0, inf),
     "MODEL.KGDET.REFINER.QUALITY_WEIGHT": (0, inf),
     "MODEL.KGDET.REFINER.VERIFICATION_WEIGHT": (0, inf),
+    "MODEL.KGDET.REFINER.BOX_WEIGHT": (0, inf),
     "MODEL.RETINANET.NUM_CONVS": (1, inf),
     "MODEL.RETINANET.PRIOR_PROB": (0, 1),
     "MODEL.RETINANET.SCORE_THRESH_TEST": (0, 1),
@@ -167,6 +168,8 @@ def _add_refiner_keys(cfg: CfgNode) -> None:
     # Factor of verification: from a garment's keypoints, refined as of a class, whether it is of that class;
     # this then counts as much as the class's score. 0 for none.
     refiner.VERIFICATION_WEIGHT = 0.0
+    # Factor of the loss (GIoU) of boxes that are refined by their keypoints' extents. 0: they stay as they are.
+    refiner.BOX_WEIGHT = 0.0
 
 
 def _add_loss_keys(cfg: CfgNode) -> None:
