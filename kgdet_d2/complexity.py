@@ -41,6 +41,9 @@ from torchvision.ops import deform_conv2d
 
 from kgdet_d2.config import load_config
 from kgdet_d2.layers.deform_conv import DeformConv
+from kgdet_d2.modeling import KGDet
+from kgdet_d2.modeling.backbone.fpn import FINE
+from kgdet_d2.modeling.heads.keypoint_refiner import Garments
 from kgdet_d2.modeling.match_rcnn import MatchRCNN, MatchRCNNHeads
 from kgdet_d2.utils.command import command_parser
 from kgdet_d2.utils.io import write_json
@@ -220,6 +223,8 @@ def _dense_parts(model: DenseDetector) -> dict[str, list[str]]:
             parts |= {f"head.{name}.{index}": [f"head.{name}.{index}"] for index in range(len(child))}
         else:
             parts[f"head.{name}"] = [f"head.{name}"]
+    if getattr(model, "refiner", None) is not None:
+        parts["refiner"] = ["refiner"]
     return parts
 
 
@@ -296,6 +301,16 @@ def _build_countable_model(cfg: CfgNode) -> DenseDetector | GeneralizedRCNN:
 def _predict_densely(model: DenseDetector, image: Tensor) -> None:
     features = model.backbone(image)
     model.head([features[name] for name in model.head_in_features])
+    if getattr(model, "refiner", None) is not None:
+        _refine_at_full_budget(model, features[FINE])
+
+
+def _refine_at_full_budget(model: KGDet, fine: Tensor) -> None:
+    """Refine as many detections as the config allows, as of the class with the most keypoints."""
+    refiner, number = model.refiner, model.postprocessor.max_detections
+    zeros = torch.zeros(number, dtype=torch.long, device=fine.device)
+    keypoints = fine.new_empty(number, refiner.slots.shape[1], 2)
+    refiner(fine, Garments(image=zeros, classes=zeros, boxes=fine.new_empty(number, 4), keypoints=keypoints))
 
 
 def _is_known_rcnn(model: nn.Module) -> bool:

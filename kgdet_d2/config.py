@@ -41,11 +41,13 @@ RANGES = {
     "MODEL.KGDET.NMS_THRESH_TEST": (0, 1),
     "MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST": (0, 1),
     "MODEL.KGDET.SPARSE_CELLS": (0, inf),
+    "MODEL.KGDET.SPARSE_TRAINING": (0, inf),
     "MODEL.KGDET.REFINER.NUM_POSITIVES": (1, inf),
     "MODEL.KGDET.REFINER.KEYPOINT_WEIGHT": (0, inf),
     "MODEL.KGDET.REFINER.HEAT_WEIGHT": (0, inf),
     "MODEL.KGDET.REFINER.QUALITY_WEIGHT": (0, inf),
     "MODEL.KGDET.REFINER.VERIFICATION_WEIGHT": (0, inf),
+    "MODEL.KGDET.REFINER.BOX_WEIGHT": (0, inf),
     "MODEL.RETINANET.NUM_CONVS": (1, inf),
     "MODEL.RETINANET.PRIOR_PROB": (0, 1),
     "MODEL.RETINANET.SCORE_THRESH_TEST": (0, 1),
@@ -140,6 +142,9 @@ def _add_head_keys(cfg: CfgNode) -> None:
     # Inference: stages after the first are computed at so many locations of an image, those that the first
     # one scores best, and there alone are detections. 0: at all locations.
     kgdet.SPARSE_CELLS = 0
+    # Training, beyond the paper: stages after the first are computed at the positives and at so many of the
+    # other locations of an image, those that the first one scores best. 0: at all locations.
+    kgdet.SPARSE_TRAINING = 0
 
 
 def _add_refiner_keys(cfg: CfgNode) -> None:
@@ -167,6 +172,9 @@ def _add_refiner_keys(cfg: CfgNode) -> None:
     # Factor of verification: from a garment's keypoints, refined as of a class, whether it is of that class;
     # this then counts as much as the class's score. 0 for none.
     refiner.VERIFICATION_WEIGHT = 0.0
+    # Factor of the loss (GIoU) of boxes that are refined by their keypoints' extents. 0: they stay as they
+    # are.
+    refiner.BOX_WEIGHT = 0.0
 
 
 def _add_loss_keys(cfg: CfgNode) -> None:

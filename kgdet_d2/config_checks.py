@@ -39,6 +39,7 @@ def check_config(
     """
     problems = [*_table_problems(cfg, choices, ranges), *_solver_problems(cfg), *_input_problems(cfg)]
     problems += _backbone_problems(cfg)
+    problems += _fine_level_problems(cfg)
     check_system = _SYSTEMS.get(cfg.MODEL.META_ARCHITECTURE)
     if check_system is not None:
         problems += check_system(cfg)
@@ -174,6 +175,7 @@ def _point_set_problems(cfg: CfgNode) -> Iterator[str]:
     if kgdet.NUM_STAGES == 1:
         reason = " with one stage, there being no later ones"
         yield from _expect(cfg, "MODEL.KGDET.SPARSE_CELLS", 0, reason)
+        yield from _expect(cfg, "MODEL.KGDET.SPARSE_TRAINING", 0, reason)
 
 
 def _keypoint_problems(cfg: CfgNode) -> Iterator[str]:
@@ -196,6 +198,14 @@ def _box_detector_problems(cfg: CfgNode, node: str) -> Iterator[str]:
     yield from _group_problems("MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS, fpn.NORM, detector.NORM)
 
 
+def _fine_level_problems(cfg: CfgNode) -> Iterator[str]:
+    level, stages = cfg.MODEL.FPN.FINE_LEVEL, cfg.MODEL.RESNETS.OUT_FEATURES
+    if cfg.MODEL.META_ARCHITECTURE != "KGDet":
+        yield from _expect(cfg, "MODEL.FPN.FINE_LEVEL", "", ", since only KGDet's refiner reads it")
+    if level == "p2" and cfg.MODEL.BACKBONE.NAME.startswith("build_resnet") and "res2" not in stages:
+        yield f"MODEL.RESNETS.OUT_FEATURES: expected res2 with MODEL.FPN.FINE_LEVEL 'p2', got {stages}"
+
+
 # --- systems ---
 
 
@@ -203,6 +213,7 @@ def _kgdet_problems(cfg: CfgNode) -> Iterator[str]:
     kgdet, flip = cfg.MODEL.KGDET, cfg.MODEL.KGDET.FLIP_FUSION
     yield from _point_set_problems(cfg)
     yield from _keypoint_problems(cfg)
+    yield from _refiner_problems(cfg)
     fits = len(kgdet.COLUMNS) == 1 and kgdet.COLUMNS[0] <= kgdet.NUM_KEYPOINTS
     if kgdet.AGGREGATION == "selection" and not fits:
         yield (
@@ -212,8 +223,21 @@ def _kgdet_problems(cfg: CfgNode) -> Iterator[str]:
     if flip.ENABLED:
         reason = " with FLIP_FUSION, whose two passes would choose different cells"
         yield from _expect(cfg, "MODEL.KGDET.SPARSE_CELLS", 0, reason)
+        yield from _expect(cfg, "MODEL.KGDET.SPARSE_TRAINING", 0, reason)
     else:
         yield from _expect(cfg, "MODEL.KGDET.FLIP_FUSION.IN_TRAINING", False, " where ENABLED is False")
+
+
+def _refiner_problems(cfg: CfgNode) -> Iterator[str]:
+    refiner, fpn = cfg.MODEL.KGDET.REFINER, cfg.MODEL.FPN
+    if not refiner.ENABLED:
+        return
+    if not fpn.FINE_LEVEL:
+        yield "MODEL.FPN.FINE_LEVEL: expected 'p2' or 'p3' with MODEL.KGDET.REFINER, got ''"
+    if refiner.WINDOW < 3 or refiner.WINDOW % 2 == 0:
+        yield f"MODEL.KGDET.REFINER.WINDOW: expected an odd number from 3 on, got {refiner.WINDOW}"
+    if not refiner.SPACINGS or min(refiner.SPACINGS) <= 0:
+        yield f"MODEL.KGDET.REFINER.SPACINGS: expected numbers above 0, one a round, got {refiner.SPACINGS}"
 
 
 def _reppoints_problems(cfg: CfgNode) -> Iterator[str]:
@@ -231,7 +255,11 @@ def _reppoints_problems(cfg: CfgNode) -> Iterator[str]:
         yield from _keypoint_problems(cfg)
     reason = " with RepPoints, whose first stage has no scores to choose by"
     yield from _expect(cfg, "MODEL.KGDET.SPARSE_CELLS", 0, reason)
+    yield from _expect(cfg, "MODEL.KGDET.SPARSE_TRAINING", 0, reason)
     yield from _expect(cfg, "MODEL.KGDET.AGGREGATION", "encoding", " with RepPoints")
+    yield from _expect(cfg, "MODEL.KGDET.REFINER.ENABLED", False, " with RepPoints, which has none")
+    for name, released in (("STAGE_NORM", ""), ("INIT", "normal")):
+        yield from _expect(cfg, f"MODEL.KGDET.{name}", released, " with RepPoints, which has no other")
     yield from _expect(cfg, "MODEL.KGDET.FLIP_FUSION.ENABLED", False, " with RepPoints, which has none")
 
 

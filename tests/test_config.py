@@ -113,6 +113,9 @@ def test_R101_is_the_released_system_but_for_its_backbone():
     assert large == small
 
 
+REFINER = ["MODEL.KGDET.REFINER.ENABLED", "True", "MODEL.FPN.FINE_LEVEL", "p3"]
+
+
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
@@ -420,6 +423,7 @@ def words():
 
 
 NEEDED = {
+    "p2": ["MODEL.RESNETS.OUT_FEATURES", "['res2', 'res3', 'res4', 'res5']"],
     "selection": ["MODEL.KGDET.COLUMNS", "[9]"],
     "parallel": ["MODEL.KEYPOINT_ON", "True"],
     "serial": ["MODEL.KEYPOINT_ON", "True"],
@@ -497,3 +501,38 @@ def test_missing_weights():
     with pytest.raises(ValueError, match=r"MODEL.WEIGHTS: expected the path of a checkpoint"):
         check_weights(cfg, required=True)
     check_weights(load_config(R50, []), required=True)  # an URL is Detectron2's to fetch
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["MODEL.KGDET.REFINER.ENABLED", "True"], "MODEL.FPN.FINE_LEVEL: expected 'p2' or 'p3'"),
+        ([*REFINER, "MODEL.KGDET.REFINER.WINDOW", "4"], "MODEL.KGDET.REFINER.WINDOW: expected an odd number"),
+        ([*REFINER, "MODEL.KGDET.REFINER.SPACINGS", "[]"], r"REFINER.SPACINGS: expected .*, got \[\]"),
+        (
+            [*REFINER, "MODEL.KGDET.REFINER.SPACINGS", "[0.1, 0.0]"],
+            "REFINER.SPACINGS: expected numbers above 0",
+        ),
+        ([*REFINER, "MODEL.KGDET.REFINER.BOX_WEIGHT", "-1"], "REFINER.BOX_WEIGHT: expected at least 0"),
+        (["MODEL.FPN.FINE_LEVEL", "p2"], "MODEL.RESNETS.OUT_FEATURES: expected res2"),
+        (["MODEL.FPN.FINE_LEVEL", "p4"], "MODEL.FPN.FINE_LEVEL: expected '' or 'p2' or 'p3'"),
+        (["MODEL.KGDET.STAGE_NORM", "GN"], "MODEL.KGDET.STAGE_NORM: expected"),
+        (
+            ["MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST", "2"],
+            "CLASS_AGNOSTIC_NMS_THRESH_TEST: expected 0..1",
+        ),
+    ],
+)
+def test_contradictions_of_what_goes_beyond_the_paper_are_refused(opts, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(R50, opts)
+
+
+@pytest.mark.parametrize("name", ["reppoints", "retinanet", "fcos"])
+def test_other_systems_have_no_refiner(name):
+    with pytest.raises(ValueError, match="MODEL.FPN.FINE_LEVEL: expected ''"):
+        load_config(f"configs/{name}_R50.yaml", ["MODEL.FPN.FINE_LEVEL", "p3"])
+    if name == "reppoints":
+        for opts in (["REFINER.ENABLED", "True"], ["STAGE_NORM", "BN"], ["INIT", "kaiming"]):
+            with pytest.raises(ValueError, match=f"MODEL.KGDET.{opts[0]}: expected .* with RepPoints"):
+                load_config("configs/reppoints_R50.yaml", [f"MODEL.KGDET.{opts[0]}", opts[1]])

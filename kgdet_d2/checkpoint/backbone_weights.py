@@ -43,15 +43,18 @@ class BackboneWeights:
     pixel_std: tuple[float, float, float] = _IMAGENET_STD
 
 
-def _torchvision(file_name: str, top1: float, **more: str) -> BackboneWeights:
-    arguments = {"sha256": file_name.rpartition("-")[2].removesuffix(".pth")} | more
+def _torchvision(
+    file_name: str, top1: float, *, sha256: str = "", package: str = "", member: str = ""
+) -> BackboneWeights:
     return BackboneWeights(
         file_name=file_name,
+        sha256=sha256 or file_name.rpartition("-")[2].removesuffix(".pth"),
         address=_TORCHVISION + file_name,
         licence="BSD-3-Clause",
         origin="torchvision",
         top1=top1,
-        **arguments,
+        package=package,
+        member=member,
     )
 
 

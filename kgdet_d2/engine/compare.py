@@ -15,7 +15,8 @@ from tabulate import tabulate
 
 from kgdet_d2.complexity import count_by_module, total
 from kgdet_d2.data import FashionDatasetMapper
-from kgdet_d2.engine.compare_runs import SCORES, Run, train
+from kgdet_d2.engine.compare_figure import figure_path, write_figure
+from kgdet_d2.engine.compare_runs import SCORES, Run, read_json, train
 from kgdet_d2.utils.command import at_least, command_parser
 from kgdet_d2.utils.environment import hardware
 from kgdet_d2.utils.io import write_json
@@ -42,7 +43,11 @@ the test set, one at a time and from tensor to detections. Scores are means over
 sample standard deviation; s/iteration is the median of what the trainings took. Parameters are all there are;
 multiply-adds are those of one photo of the size that the first timed one has for the network, of an R-CNN
 with as many boxes as its config lets through.
-OUTPUT/comparison.json holds all of it, with each run's commit, versions and hardware.
+OUTPUT/comparison.json holds all of it, with each run's commit, versions and hardware; where the runs' folders
+are gone, --only-table reads it.
+
+--figure draws the paper's Figure 5: box AP against landmark AP, a disc for each model with its number of
+informative points, and their correlation; configs/sample/ablations has small models for it.
 """
 
 
@@ -61,6 +66,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time; default: 1")
     parser.add_argument("--timed", type=at_least(2), default=50, metavar="N", help="photos; default: 50")
     parser.add_argument("--only-table", action="store_true", help="of the runs that are done")
+    parser.add_argument(
+        "--figure",
+        nargs="?",
+        type=figure_path,
+        const=Path(),
+        metavar="FILE",
+        help="box AP against landmark AP, .png or .svg; default: OUTPUT/figure5.png",
+    )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE, for all systems")
     return parser
 
@@ -69,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     """Train what is left to train, and print and write the table; return 1 where a run failed, else 0.
 
     Raises:
-        ValueError, OSError: configs or seeds that occur twice, or see :meth:`Run.check`.
+        ValueError, OSError: configs or seeds that occur twice, a figure without models, or see
+            :meth:`Run.check`.
     """
     names = [Path(config).stem for config in args.configs]
     if len(set(names)) < len(names) or len(set(args.seeds)) < len(args.seeds):
@@ -90,9 +104,15 @@ def run(args: argparse.Namespace) -> int:
     for system_run in runs:
         system_run.check()
     errors = [] if args.only_table else train(runs, args.jobs)
-    rows = compare(runs, args.timed)
-    write_json(args.output / "comparison.json", rows)
+    file, rows = args.output / "comparison.json", compare(runs, args.timed)
+    if args.only_table and not rows:
+        rows = [row for row in read_json(file) or [] if row["config"] in args.configs]
+    else:
+        write_json(file, rows)
     print(f"\n{table(rows)}\n", *conditions(rows), sep="\n")
+    if args.figure:
+        figure = args.output / "figure5.png" if args.figure == Path() else args.figure
+        print(*write_figure(figure, rows), sep="\n")
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     return 1 if errors else 0

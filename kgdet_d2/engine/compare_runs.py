@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import yaml
@@ -189,7 +190,7 @@ class Run:
         }
 
 
-def read_json(path: Path) -> dict | None:
+def read_json(path: Path) -> Any:
     """Return the content of a JSON file, None where there is no such file."""
     return json.loads(path.read_text()) if path.is_file() else None
 

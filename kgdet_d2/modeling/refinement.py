@@ -13,6 +13,7 @@ from detectron2.layers import cat
 from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
 
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points, to_float32
 from kgdet_d2.modeling.heads.keypoint_refiner import Garments, KeypointRefiner, Refinement
@@ -40,6 +41,7 @@ class RefinerCriterion:
         verification_weight: of the verification's :func:`quality_focal_loss`, whose target is the box's IoU
             with its garment, 0 for a wrong class; 0 for none.
         exponent: of that loss.
+        box_weight: of the refined boxes' GIoU loss; 0 for none.
     """
 
     @configurable
@@ -53,6 +55,7 @@ class RefinerCriterion:
         quality_weight: float,
         verification_weight: float,
         exponent: float,
+        box_weight: float,
     ):
         self.sigmas = torch.tensor(sigmas)
         self.num_positives = num_positives
@@ -61,6 +64,7 @@ class RefinerCriterion:
             "heat": heat_weight,
             "quality": quality_weight,
             "verify": verification_weight,
+            "refined_box": box_weight,
         }
         self.exponent = exponent
 
@@ -76,6 +80,7 @@ class RefinerCriterion:
             "quality_weight": refiner.QUALITY_WEIGHT,
             "verification_weight": refiner.VERIFICATION_WEIGHT,
             "exponent": cfg.MODEL.KGDET.LOSS.FOCAL_GAMMA,
+            "box_weight": refiner.BOX_WEIGHT,
         }
 
     def __call__(
@@ -98,8 +103,8 @@ class RefinerCriterion:
             targets: of the stage, with keypoints.
 
         Returns:
-            ``loss_refine_r``, ``loss_heat_r``, ``loss_quality_r`` and ``loss_verify_r`` of each round
-            r = 1.., as far as they are wanted.
+            ``loss_refine_r``, ``loss_heat_r``, ``loss_quality_r``, ``loss_verify_r`` and
+            ``loss_refined_box_r`` of each round r = 1.., as far as they are wanted.
         """
         image, location_id = (targets.matched_idxs >= 0).nonzero(as_tuple=True)
         rows = sample_positives(image, targets.matched_idxs[image, location_id], self.num_positives)
@@ -116,18 +121,22 @@ class RefinerCriterion:
         size = gt_boxes.area().sqrt()
         sigmas = refiner.in_class(self.sigmas.to(truth).expand(len(rows), -1)[..., None], classes)[..., 0]
         garments = Garments(image, classes, boxes, refiner.in_class(points, classes))
-        if not self.weights["verify"]:
-            return self._keypoint_losses(refiner(fine, garments), truth, size, sigmas)
-
-        wrong = sample_wrong_classes(gather(stage.logits).sigmoid(), classes)
-        as_wrong = Garments(image, wrong, boxes, refiner.in_class(points, wrong))
-        outcomes = refiner(fine, Garments(*map(torch.cat, zip(garments, as_wrong, strict=True))))
-        iou = matched_pairwise_iou(Boxes(boxes), gt_boxes)
-        losses = {}
-        for number, outcome in enumerate(outcomes, start=1):
-            losses[f"loss_verify_{number}"] = self._verification_loss(outcome, iou)
+        if self.weights["verify"]:
+            wrong = sample_wrong_classes(gather(stage.logits).sigmoid(), classes)
+            as_wrong = Garments(image, wrong, boxes, refiner.in_class(points, wrong))
+            garments = Garments(*map(torch.cat, zip(garments, as_wrong, strict=True)))
+        outcomes = refiner(fine, garments)
         as_true = [outcome.select(slice(len(rows))) for outcome in outcomes]
-        return losses | self._keypoint_losses(as_true, truth, size, sigmas)
+        losses = self._keypoint_losses(as_true, truth, size, sigmas)
+        for number, (outcome, true) in enumerate(zip(outcomes, as_true, strict=True), start=1):
+            refined = boxes if true.boxes is None else true.boxes
+            if true.boxes is not None:
+                giou = generalized_box_iou_loss(refined, gt_boxes.tensor, reduction="sum")
+                losses[f"loss_refined_box_{number}"] = giou / max(len(rows), 1) * self.weights["refined_box"]
+            if outcome.verification is not None:
+                iou = matched_pairwise_iou(Boxes(refined.detach()), gt_boxes)
+                losses[f"loss_verify_{number}"] = self._verification_loss(outcome, iou)
+        return losses
 
     def _keypoint_losses(
         self, outcomes: list[Refinement], truth: Tensor, size: Tensor, sigmas: Tensor
@@ -259,6 +268,9 @@ def _refined(detections: Instances, outcome: Refinement, slots: Tensor) -> Insta
     if outcome.quality is not None:
         similarity = similarity * to_float32(outcome.quality).sigmoid()
         detections.keypoint_scores = detections.scores * similarity.sum(dim=1) / present.sum(dim=1)
+    if outcome.boxes is not None:
+        detections.pred_boxes = Boxes(to_float32(outcome.boxes))
+        detections.pred_boxes.clip(detections.image_size)
     height, width = detections.image_size
     row, index = present.nonzero(as_tuple=True)
     slot, keypoints = slots[row, index], detections.pred_keypoints.clone()

@@ -72,13 +72,16 @@ class Predictions:
     category_id: Annotated[np.ndarray, Column("detection", np.int16)]
     score: Annotated[np.ndarray, Column("detection", np.float32)]
     box: Annotated[np.ndarray, Column("detection", np.float32, (4,))]
-    keypoint_score: Annotated[np.ndarray, Column("detection", np.float32, optional=True)]
     keypoints: Annotated[np.ndarray, Column("keypoint", np.float32, (2,))]
     wide_detection: Annotated[np.ndarray, Column("wide", np.int64)]
     wide_keypoints: Annotated[np.ndarray, Column("wide", np.float32, ("slot", 2))]
+    # None becomes a column of zeros.
+    keypoint_score: Annotated[np.ndarray, Column("detection", np.float32, optional=True)] = None  # type: ignore[assignment]
     has_keypoints: bool = True
 
     def __post_init__(self) -> None:
+        if self.keypoint_score is None:
+            object.__setattr__(self, "keypoint_score", np.zeros_like(self.score))
         check_types(self, _COLUMNS)
         check_class_indices(self.category_id, self.schema)
         sizes = {
@@ -163,7 +166,6 @@ class Predictions:
         else:
             columns = empty_columns(_KEYPOINT_COLUMNS, {"slot": schema.num_keypoints})
         scores = _to_float32(instances.scores, f"{where}: scores")
-        columns["keypoint_score"] = np.zeros_like(scores)
         if instances.has("keypoint_scores"):
             columns["keypoint_score"] = _to_float32(instances.keypoint_scores, f"{where}: keypoint_scores")
         return cls(

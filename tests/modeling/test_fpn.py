@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN, build_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 
 from kgdet_d2.config import add_kgdet_config
-from kgdet_d2.modeling.backbone.fpn import EXTRAS_FROM, LeanFPN
+from kgdet_d2.modeling.backbone.fpn import EXTRAS_FROM, FineMap, LeanFPN
 
 
 def make_backbone(levels, *, full=False, norm="GN", fixed=False, extras_from="res5"):
@@ -107,3 +108,47 @@ def test_levels_of_stages_that_the_network_does_not_give_are_refused():
             full=False,
             fixed_bn_stats=False,
         )
+
+
+def fine_backbone(level, **changes):
+    cfg = get_cfg()
+    add_kgdet_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_lean_fpn_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    stages = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.RESNETS.update(DEPTH=18, RES2_OUT_CHANNELS=64, NORM="BN", OUT_FEATURES=stages)
+    cfg.MODEL.FPN.update(OUT_CHANNELS=32, OUT_FEATURES=["p5"], FINE_LEVEL=level, FINE_CHANNELS=8, **changes)
+    torch.manual_seed(0)
+    return build_backbone(cfg, ShapeSpec(channels=3)).eval()
+
+
+@pytest.mark.parametrize(("level", "stride"), [("p2", 4), ("p3", 8)])
+def test_fine_map_sums_what_is_above_it(level, stride):
+    """Against the sum of all laterals, each enlarged to the map's size at once."""
+    backbone = fine_backbone(level)
+    assert backbone.output_shape()["fine"] == ShapeSpec(channels=8, stride=stride)
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        maps, res = backbone(image), backbone.bottom_up(image)
+        expected = 0
+        for number in range(int(level[1]), 6):
+            lateral = backbone.fine.laterals[f"p{number}"](res[f"res{number}"])
+            expected = expected + F.interpolate(lateral, size=maps["fine"].shape[-2:], mode="nearest")
+    assert maps["fine"].shape == (2, 8, 64 // stride, 96 // stride)
+    torch.testing.assert_close(maps["fine"], expected)
+
+
+def test_without_a_fine_level_nothing_changes():
+    with_map, without = fine_backbone("p3"), fine_backbone("")
+    names = set(with_map.state_dict()) - set(without.state_dict())
+    assert names and all(name.startswith("fine.") for name in names)
+    assert "fine" not in without.output_shape()
+    assert (
+        fine_backbone("p3", FULL=True).unused_parameters() == fine_backbone("", FULL=True).unused_parameters()
+    )
+
+
+def test_fine_map_of_a_stage_that_is_not_there():
+    shapes = {"res3": 8, "res4": 8, "res5": 8}
+    with pytest.raises(ValueError, match=r"MODEL.FPN.FINE_LEVEL: 'p2' is made of res2, .* got \['res3'"):
+        FineMap(shapes, level="p2", out_channels=8, norm="")

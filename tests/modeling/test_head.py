@@ -251,3 +251,72 @@ def test_features_that_are_nan_choose_locations_without_an_error():
     select = at(locations)
     head.predict([torch.full_like(level, torch.nan) for level in features], select)
     assert not select.logits.isfinite().any()
+
+
+def test_normalised_stages_are_computed_at_each_location_by_itself():
+    """In inference: chosen locations have what they have among all."""
+    head = make_head(stage_norm="BN", init="kaiming").train()
+    features = [torch.randn(2, 32, 5, 6)]
+    head(features)  # gives the statistics something to hold
+    head.eval()
+    with torch.no_grad():
+        (level,) = head(features)[-1].keypoints
+        image, row, column = torch.tensor([0, 1, 1]), torch.tensor([0, 3, 4]), torch.tensor([5, 2, 0])
+        predicted = head.predict(features, lambda _: [(image, row, column)])
+    torch.testing.assert_close(predicted.keypoints, level[image, :, row, column], atol=1e-5, rtol=1e-4)
+
+
+def test_kaiming_keeps_the_variance_of_features():
+    torch.manual_seed(0)
+    features = torch.randn(4, 32, 16, 16)
+    spreads = {
+        init: make_head(init=init, norm="").cls_tower(features).std() for init in ("normal", "kaiming")
+    }
+    assert 0.3 < spreads["kaiming"] < 3 and spreads["normal"] < 0.3
+
+
+def test_predicting_layers_start_alike_with_either_initialisation():
+    for init in ("normal", "kaiming"):
+        for stage in make_head(init=init).stages:
+            for layer in (stage.cls_score, stage.keypoint_offsets, stage.encode_points):
+                assert layer.weight.std() < 0.02
+
+
+def test_sparse_training_computes_positives_and_the_best_of_the_others():
+    head = make_head(sparse_training=4).train()
+    features = [torch.randn(2, 32, 5, 6), torch.randn(2, 32, 3, 3)]
+    positive = torch.zeros(2, 39, dtype=torch.bool)
+    positive[0, [3, 31]] = True
+    dense, sparse = head(features), head(features, positive)
+    first = torch.cat([level.amax(dim=1).flatten(1) for level in dense[0].logits], dim=1)
+    for name in ("logits", "keypoints", "boxes"):
+        for one, other in zip(getattr(dense[0], name), getattr(sparse[0], name), strict=True):
+            assert torch.equal(one, other)
+    for image, number in ((0, 2), (1, 0)):
+        order = first[image].masked_fill(positive[image], torch.inf).argsort(descending=True)
+        chosen = torch.zeros(39, dtype=torch.bool)
+        chosen[order[: 2 + 4]] = True  # as many in each image
+        assert chosen[positive[image]].all() and number == positive[image].sum()
+        for stage, dense_stage in zip(sparse[1:], dense[1:], strict=True):
+            flat = {}
+            for which, output in (("sparse", stage), ("dense", dense_stage)):
+                for name in ("logits", "keypoints", "boxes"):
+                    levels = [level[image].flatten(1) for level in getattr(output, name)]
+                    flat[which, name] = torch.cat(levels, dim=1)
+            if stage is sparse[1]:  # the first of the later stages, which samples at the same points
+                for name in ("logits", "keypoints", "boxes"):
+                    torch.testing.assert_close(
+                        flat["sparse", name][:, chosen], flat["dense", name][:, chosen], atol=1e-5, rtol=1e-4
+                    )
+            assert (flat["sparse", "logits"][:, ~chosen].sigmoid() < 1e-8).all()
+            assert (flat["sparse", "boxes"][:, ~chosen] == 0).all()
+
+
+def test_sparse_training_on_everything_is_dense_training():
+    head = make_head(sparse_training=39).train()
+    features = [torch.randn(2, 32, 5, 6), torch.randn(2, 32, 3, 3)]
+    nothing = torch.zeros(2, 39, dtype=torch.bool)
+    for one, other in zip(head(features), head(features, nothing), strict=True):
+        for name in ("logits", "keypoints", "points", "boxes"):
+            for level, other_level in zip(getattr(one, name), getattr(other, name), strict=True):
+                torch.testing.assert_close(level, other_level, atol=1e-5, rtol=1e-4)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 
 from kgdet_d2.config import load_config
 from kgdet_d2.geometry.points import make_locations
@@ -231,3 +232,16 @@ def test_only_locations_that_may_be_garments_are_selected():
         ]
         assert list(zip(image.tolist(), (row * width + column).tolist(), strict=True)) == expected
         assert 0 < len(expected) < 8
+
+
+def test_a_garment_has_one_name_where_that_is_wanted():
+    """Of overlapping detections of whatever class the best stays; the IoUs with it are 0.8, 0.25 and 0."""
+    detections = Instances((100, 100))
+    detections.pred_boxes = Boxes([[0, 0, 10, 10], [0, 0, 10, 8], [0, 6, 10, 16], [50, 50, 60, 60.0]])
+    detections.scores = torch.tensor([0.9, 0.8, 0.7, 0.6])
+    detections.pred_classes = torch.tensor([0, 1, 2, 0])
+    for threshold, kept in ((1.0, [0, 1, 2, 3]), (0.85, [0, 1, 2, 3]), (0.75, [0, 2, 3]), (0.2, [0, 3])):
+        postprocessor = make_postprocessor(class_agnostic_nms_threshold=threshold)
+        left = postprocessor.suppress_across_classes(detections)
+        assert left.scores.tolist() == detections.scores[kept].tolist()
+    assert len(postprocessor.suppress_across_classes(detections[:0])) == 0

@@ -84,7 +84,6 @@ def test_losses_by_hand():
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
 def test_trains_and_detects(batch):
     model = make_kgdet(*REFINER)
-    model.refiner.conv.norm = None  # BatchNorm cannot train on a map of one location
     inputs = [image_input(*arguments) for arguments in batch]
     losses = model(inputs)
     rounds = {f"loss_{name}_{r}" for name in ("refine", "heat", "quality", "verify") for r in (1, 2)}
@@ -148,6 +147,7 @@ def test_detections_keep_all_but_their_scores_and_their_class_s_keypoints(number
         slots=[[0, 1, 2], [3, 4, -1]],
         kinds=[0, 1, 2, 0, 2],
         channels=8,
+        norm="BN",
         window=5,
         spacings=[3.0],  # far enough to leave the image
         predicts_quality=predicts,

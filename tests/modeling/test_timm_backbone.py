@@ -59,13 +59,27 @@ def test_what_is_frozen_makes_the_maps_up_to_there(name, freeze_at):
         ("vit_tiny_patch16_224", r"expected strides \[4, 8, 16, 32\], got \[16, 16, 16\]"),
         # Of images of 224 x 224 alone; with the channels last; with sides padded to a multiple of 64.
         ("swin_tiny_patch4_window7_224", r"expected of 96 x 32 pixels maps .*, got AssertionError: .*224"),
-        ("mambaout_femto", r"maps \[\(1, 48, 24, 8\), .*\], got \[\(1, 24, 8, 48\), "),
-        ("mobilevitv2_050", r"\(1, 256, 3, 1\)\], got .*\(1, 256, 4, 2\)\]"),
+        ("mambaout_femto", r"maps \{'res2': \(1, 48, 24, 8\), .*, got \{'res2': \(1, 24, 8, 48\), "),
+        ("mobilevitv2_050", r"\(1, 256, 3, 1\)\}, got .*\(1, 256, 4, 2\)\}"),
     ],
 )
 def test_a_network_that_does_not_fit_is_named(name, complaint):
     with pytest.raises(ValueError, match=f"MODEL.TIMM.NAME: .*{complaint}"):
         TimmBackbone(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "freeze_at", "complaint"),
+    [
+        ("resnet18", 6, r"expected 0\.\.5, got 6"),
+        ("resnet18", -1, r"expected 0\.\.5, got -1"),
+        # Its maps are made side by side.
+        ("hrnet_w18_small", 2, "expected 0 with 'hrnet_w18_small', .* got 2"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(name, freeze_at, complaint):
+    with pytest.raises(ValueError, match=f"MODEL.BACKBONE.FREEZE_AT: {complaint}"):
+        TimmBackbone(name, freeze_at=freeze_at)
 
 
 def test_a_tag_of_pretrained_weights_may_follow_the_name():

@@ -87,3 +87,28 @@ def test_scatter_refuses_another_class_s_landmarks():
 def test_contradictions_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(FLD, **change)
+
+
+@SCHEMAS
+def test_slots_of_one_landmark_name_are_of_one_kind(schema):
+    names = {}
+    for class_slots, class_names in zip(schema.slots, schema.keypoint_names, strict=True):
+        for slot, name in zip(class_slots, class_names, strict=True):
+            names.setdefault(int(schema.kinds[slot]), set()).add(name)
+    assert sorted(names) == list(range(len(names)))
+    assert all(len(of_kind) == 1 for of_kind in names.values())
+    assert len({name for of_kind in names.values() for name in of_kind}) == len(names)
+
+
+def test_deepfashion2_has_65_kinds_of_landmarks():
+    assert DEEPFASHION2.kinds.max() + 1 == 65
+    left, top = DEEPFASHION2.keypoint_names[0].index("cuff_outer_left"), DEEPFASHION2.slots[0]
+    dress = DEEPFASHION2.slots[10][DEEPFASHION2.keypoint_names[10].index("cuff_outer_left")]
+    assert DEEPFASHION2.kinds[top[left]] == DEEPFASHION2.kinds[dress]
+
+
+@SCHEMAS
+def test_padded_slots_are_each_class_s_own(schema):
+    assert schema.padded_slots.shape == (schema.num_classes, max(map(len, schema.slots)))
+    for padded, slots in zip(schema.padded_slots.tolist(), schema.slots, strict=True):
+        assert padded == [*slots, *[-1] * (len(padded) - len(slots))]

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 
 from kgdet_d2.schema import DEEPFASHION2, FLD
 from kgdet_d2.structures import predictions as module
@@ -294,3 +294,24 @@ def test_an_interrupted_save_leaves_the_old_file(whole, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         whole.save(path)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("predictions.npz", "old")]
+
+
+def test_landmarks_are_ranked_by_their_own_scores(scene, parts, whole, tmp_path):
+    assert not whole.keypoint_score.any() and whole.ranked_by_keypoints() is whole
+    output = next(each for each in scene.outputs if len(each))
+    scored = Instances(output.image_size, **output.get_fields())
+    scored.keypoint_scores = output.scores / 2
+    none = np.zeros(scene.schema.num_classes, bool)
+    predictions = Predictions.from_instances(scored, image_id=1, schema=scene.schema, wide_classes=none)
+    assert predictions.score.tolist() == output.scores.tolist()
+    ranked = predictions.ranked_by_keypoints()
+    assert ranked.score.tolist() == (output.scores / 2).tolist()
+    assert np.array_equal(ranked.keypoints, predictions.keypoints)
+    predictions.save(tmp_path / "own.npz")
+    loaded = Predictions.load(tmp_path / "own.npz", scene.schema)
+    assert np.array_equal(loaded.keypoint_score, predictions.keypoint_score)
+    whole.save(tmp_path / "none.npz")
+    assert not Predictions.load(tmp_path / "none.npz", scene.schema).keypoint_score.any()
+    scored.keypoint_scores[0] = math.nan
+    with pytest.raises(ValueError, match="keypoint_scores: expected finite numbers"):
+        Predictions.from_instances(scored, image_id=1, schema=scene.schema, wide_classes=none)

@@ -1,6 +1,7 @@
 """Backbones of timm, by name: small ones for CPUs, and others than ResNets."""
 
 import difflib
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -25,17 +26,21 @@ class TimmBackbone(Backbone):
     Raises:
         ImportError: timm is missing.
         ValueError: timm has no such network, or its maps have other strides or sizes, or it takes images of
-            one size alone.
+            one size alone, or it has no layers of their own for what is to be frozen.
     """
 
     def __init__(self, name: str, *, freeze_at: int = 0):
         super().__init__()
-        self.net = _create(name)
-        info = self.net.feature_info
-        self._indices = {stage: info.reduction().index(stride) for stage, stride in _STRIDES.items()}
+        net = _create(name)
+        self.net: nn.Module = net
+        self._info = net.feature_info
+        strides, channels = self._info.reduction(), self._info.channels()
+        self._indices = {stage: strides.index(stride) for stage, stride in _STRIDES.items()}
         self._out_features = list(_STRIDES)
         self._out_feature_strides = dict(_STRIDES)
-        self._out_feature_channels = {stage: info.channels()[i] for stage, i in self._indices.items()}
+        self._out_feature_channels = {stage: channels[index] for stage, index in self._indices.items()}
+        if not 0 <= freeze_at <= 5:
+            raise ValueError(f"MODEL.BACKBONE.FREEZE_AT: expected 0..5, got {freeze_at}")
         frozen = self._modules_up_to(freeze_at) if freeze_at else []
         for module in frozen:
             for parameter in module.parameters(recurse=False):
@@ -43,17 +48,44 @@ class TimmBackbone(Backbone):
         self._frozen_norms = [
             module for module in frozen if isinstance(module, nn.modules.batchnorm._BatchNorm)
         ]
+        self._check_maps(name, freeze_at)
 
     def _modules_up_to(self, freeze_at: int) -> list[nn.Module]:
         """Return the modules up to a stage, which timm defines in the order in which they run."""
         last_map = self._indices[f"res{max(freeze_at, 2)}"] - (freeze_at == 1)
-        names = self.net.feature_info.module_name()
+        names = self._info.module_name()
         modules = list(self.net.named_modules())
         if last_map < 0:  # the stem has no map of its own
-            first = next(i for i, (name, _) in enumerate(modules) if _is_within(name, names[0]))
+            first = next((i for i, (name, _) in enumerate(modules) if _is_within(name, names[0])), 0)
             return [module for _, module in modules[:first]]
-        last = max(i for i, (name, _) in enumerate(modules) if _is_within(name, names[last_map]))
+        last = max(
+            (i for i, (name, _) in enumerate(modules) if _is_within(name, names[last_map])), default=-1
+        )
         return [module for _, module in modules[: last + 1]]
+
+    def _check_maps(self, name: str, freeze_at: int) -> None:
+        """Compare the maps of a small image with what timm says of them, and what they depend on."""
+        height, width = _PROBE
+        expected = {
+            stage: (1, shape.channels, height // shape.stride, width // shape.stride)
+            for stage, shape in self.output_shape().items()
+        }
+        complaint = f"MODEL.TIMM.NAME: {name!r}: expected of {height} x {width} pixels maps {expected}"
+        try:
+            with torch.enable_grad():
+                maps = self.eval()(torch.zeros(1, 3, height, width))
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"{complaint}, got {type(error).__name__}: {error}") from error
+        found = {stage: tuple(values.shape) for stage, values in maps.items()}
+        if found != expected:
+            raise ValueError(f"{complaint}, got {found}")
+        learns = [next(self.parameters()).requires_grad, *(values.requires_grad for values in maps.values())]
+        if learns != [stage > freeze_at for stage in (1, 2, 3, 4, 5)]:
+            raise ValueError(
+                f"MODEL.BACKBONE.FREEZE_AT: expected 0 with {name!r}, whose stages are no layers in a row, "
+                f"got {freeze_at}"
+            )
+        self.train()
 
     def train(self, mode: bool = True) -> "TimmBackbone":
         """Set the mode; what is frozen stays in evaluation mode."""
@@ -73,7 +105,8 @@ def _is_within(name: str, module: str) -> bool:
     return any(f"{name}.".startswith(f"{prefix}.") for prefix in (module, module.replace(".", "_")))
 
 
-def _create(name: str) -> nn.Module:
+def _create(name: str) -> Any:
+    """Return timm's network, a module with random weights and with timm's ``feature_info``."""
     try:
         import timm
     except ImportError as error:
@@ -86,7 +119,7 @@ def _create(name: str) -> nn.Module:
             f"MODEL.TIMM.NAME: timm has no network {name!r}; close to it: {', '.join(close) or '-'}"
         )
     try:
-        net = timm.create_model(name, pretrained=False, features_only=True)
+        net: Any = timm.create_model(name, pretrained=False, features_only=True)
         strides = net.feature_info.reduction()
     except (RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(
@@ -96,27 +129,7 @@ def _create(name: str) -> nn.Module:
         raise ValueError(
             f"MODEL.TIMM.NAME: {name!r}: expected strides {sorted(_STRIDES.values())}, got {strides}"
         )
-    _check_maps(net, name)
     return net
-
-
-def _check_maps(net: nn.Module, name: str) -> None:
-    """Refuse a network that does not take images of all sizes, or whose maps are not as it describes them."""
-    height, width = _PROBE
-    info = net.feature_info
-    expected = [
-        (1, c, height // s, width // s) for c, s in zip(info.channels(), info.reduction(), strict=True)
-    ]
-    complaint = f"MODEL.TIMM.NAME: {name!r}: expected of {height} x {width} pixels maps {expected}"
-    try:
-        with torch.no_grad():
-            maps = net.eval()(torch.zeros(1, 3, height, width))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{complaint}, got {type(error).__name__}: {error}") from error
-    found = [tuple(each.shape) for each in maps]
-    if found != expected:
-        raise ValueError(f"{complaint}, got {found}")
-    net.train()
 
 
 @BACKBONE_REGISTRY.register()

@@ -50,6 +50,7 @@ class Refinement(NamedTuple):
         heat: (n, m, w^2) logits of these, of a softmax over the window.
         quality: (n, m) logits of the keypoints' similarity to the truth (OKS of one keypoint), or None.
         verification: (n,) logits of the IoU that the box has with a garment of this very class, or None.
+        boxes: (n, 4) x1, y1, x2, y2, or None.
     """
 
     keypoints: Tensor
@@ -57,12 +58,11 @@ class Refinement(NamedTuple):
     heat: Tensor
     quality: Tensor | None
     verification: Tensor | None
+    boxes: Tensor | None
 
     def select(self, rows: slice) -> "Refinement":
         """Return the outcome for some of the garments."""
-        quality = None if self.quality is None else self.quality[rows]
-        verification = None if self.verification is None else self.verification[rows]
-        return Refinement(self.keypoints[rows], self.window[rows], self.heat[rows], quality, verification)
+        return Refinement(*(None if field is None else field[rows] for field in self))  # type: ignore[arg-type]
 
 
 class Exchange(nn.Module):
@@ -107,13 +107,21 @@ class RefinementRound(nn.Module):
         window: w.
         predicts_quality: otherwise the quality is None.
         verifies: otherwise the verification is None.
+        refines_boxes: otherwise the boxes are None.
         num_heads: of the attention between a garment's keypoints.
     """
 
     grid: Tensor
 
     def __init__(
-        self, channels: int, window: int, *, predicts_quality: bool, verifies: bool, num_heads: int = 4
+        self,
+        channels: int,
+        window: int,
+        *,
+        predicts_quality: bool,
+        verifies: bool,
+        refines_boxes: bool,
+        num_heads: int = 4,
     ):
         super().__init__()
         side = torch.arange(window, dtype=torch.float32) - window // 2
@@ -129,6 +137,7 @@ class RefinementRound(nn.Module):
         self.offset = nn.Linear(channels, 2)
         self.quality = nn.Linear(channels, 1) if predicts_quality else None
         self.verification = nn.Linear(2 * channels, 1) if verifies else None
+        self.box = BoxRefiner(2 * channels) if refines_boxes else None
         for layer in (self.heat_bias, self.offset):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
@@ -150,7 +159,7 @@ class RefinementRound(nn.Module):
         """
         steps = (spacing * garments.size)[:, None, None]  # (n, 1, 1) pixels
         window = garments.keypoints[:, :, None] + self.grid * steps[..., None]  # (n, m, w^2, 2)
-        heat = maps.read_heat(window, ~absent)
+        heat = maps.read_heat(window)
         tokens = tokens + self.encode_place(garments.relative_keypoints())
         tokens = tokens + self.encode_heat(heat) + self.encode_content(maps.read_features(garments.keypoints))
         tokens = self.exchange(tokens, absent)
@@ -158,11 +167,54 @@ class RefinementRound(nn.Module):
         heat = heat * self.heat_scale + self.heat_bias(state)
         shift = heat.softmax(dim=-1) @ self.grid + self.offset(state)  # (n, m, 2) in steps
         keypoints = garments.keypoints + shift * steps
+        garment = pool(state, absent)
         quality = None if self.quality is None else self.quality(state).squeeze(-1)
-        verification = None
-        if self.verification is not None:
-            verification = self.verification(pool(state, absent)).squeeze(-1)
-        return tokens, Refinement(keypoints, window, heat, quality, verification)
+        verification = None if self.verification is None else self.verification(garment).squeeze(-1)
+        boxes = None
+        if self.box is not None:
+            boxes = self.box(garment, garments.boxes, extents(keypoints.detach(), absent), garments.size)
+        return tokens, Refinement(keypoints, window, heat, quality, verification, boxes)
+
+
+class BoxRefiner(nn.Module):
+    """Boxes between what they are and the extents of their keypoints, and what is missing from there.
+
+    Args:
+        channels: of what is known of a garment.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gate = nn.Linear(channels, 4)
+        self.delta = nn.Linear(channels, 4)
+        for layer in (self.gate, self.delta):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, garment: Tensor, boxes: Tensor, extents: Tensor, size: Tensor) -> Tensor:
+        """Refine boxes (n, 4).
+
+        Args:
+            garment: (n, channels).
+            boxes: x1, y1, x2, y2.
+            extents: (n, 4), likewise.
+            size: (n,) square roots of the boxes' areas.
+        """
+        merged = torch.lerp(boxes, extents, self.gate(garment).sigmoid())
+        refined = merged + self.delta(garment) * size[:, None]
+        # A side must not pass the opposite one.
+        centre, half = (
+            (refined[:, :2] + refined[:, 2:]) / 2,
+            (refined[:, 2:] - refined[:, :2]).clamp(min=1) / 2,
+        )
+        return torch.cat([centre - half, centre + half], dim=1)
+
+
+def extents(keypoints: Tensor, absent: Tensor) -> Tensor:
+    """Return the smallest boxes (n, 4) around keypoints (n, m, 2), but for those absent (n, m)."""
+    lowest = keypoints.masked_fill(absent[..., None], torch.inf).amin(dim=1)
+    highest = keypoints.masked_fill(absent[..., None], -torch.inf).amax(dim=1)
+    return torch.cat([lowest, highest], dim=1)
 
 
 def pool(state: Tensor, absent: Tensor) -> Tensor:
@@ -199,30 +251,24 @@ class FineMaps:
         locations = (self.image[:, None] * height + row) * width + column  # (n, m)
         return F.embedding(locations, self.features.permute(0, 2, 3, 1).flatten(0, 2))
 
-    def read_heat(self, points: Tensor, present: Tensor) -> Tensor:
-        """Interpolate each keypoint's own map bilinearly; outside of it heat is 0.
-
-        Args:
-            points: (n, m, P, 2).
-            present: (n, m) bool, the keypoints to read; the others' heat is 0.
+    def read_heat(self, points: Tensor) -> Tensor:
+        """Interpolate each keypoint's own map bilinearly at points (n, m, P, 2); outside of it heat is 0.
 
         Returns:
             (n, m, P).
         """
         num_kinds, height, width = self.heat.shape[1:]
-        maps = (self.image[:, None] * num_kinds + self.kinds)[present]  # (l,), of N J maps
-        x, y = (points[present] / self.stride).unbind(dim=-1)  # (l, P)
+        maps = (self.image[:, None] * num_kinds + self.kinds)[..., None]  # (n, m, 1), of N J maps
+        x, y = (points / self.stride).unbind(dim=-1)
         left, top, flat_heat = x.floor(), y.floor(), self.heat.flatten()
         values = torch.zeros_like(x)
         for column, x_weight in ((left, left + 1 - x), (left + 1, x - left)):
             for row, y_weight in ((top, top + 1 - y), (top + 1, y - top)):
                 inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
                 in_map = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-                indices = maps[:, None] * (height * width) + in_map.long()  # (l, P)
-                values = values + flat_heat[indices.flatten()].view_as(x) * (x_weight * y_weight * inside)
-        heat = values.new_zeros(points.shape[:-1])
-        heat[present] = values
-        return heat
+                heat = flat_heat[(maps * (height * width) + in_map.long()).flatten()]
+                values = values + heat.view_as(x) * (x_weight * y_weight * inside)
+        return values
 
 
 class KeypointRefiner(nn.Module):
@@ -237,10 +283,12 @@ class KeypointRefiner(nn.Module):
         slots: (C, m), the slots of each class's keypoints in its order, then -1.
         kinds: (K,), the kind of each slot, 0...
         channels: D.
+        norm: normalisation of the first convolution, by Detectron2's names.
         window: w, odd.
         spacings: of a window's positions in each round, in square roots of the box's area.
         predicts_quality: predict the keypoints' similarity to the truth, to score them by.
         verifies: predict whether the garment is of the class whose keypoints these are.
+        refines_boxes: refine the garments' boxes by their keypoints, too.
     """
 
     slots: Tensor
@@ -255,10 +303,12 @@ class KeypointRefiner(nn.Module):
         slots: list[list[int]],
         kinds: list[int],
         channels: int,
+        norm: str,
         window: int,
         spacings: list[float],
         predicts_quality: bool,
         verifies: bool,
+        refines_boxes: bool,
     ):
         super().__init__()
         num_kinds = max(kinds) + 1
@@ -268,13 +318,25 @@ class KeypointRefiner(nn.Module):
         self.register_buffer("slots", torch.tensor(slots), persistent=False)
         self.register_buffer("kinds", torch.tensor(kinds), persistent=False)
         self.conv = Conv2d(
-            in_channels, channels, 3, padding=1, bias=False, norm=get_norm("BN", channels), activation=F.relu
+            in_channels,
+            channels,
+            kernel_size=3,
+            padding=1,
+            bias=not norm,
+            norm=get_norm(norm, channels),
+            activation=F.relu,
         )
         self.heat = nn.Conv2d(channels, num_kinds, kernel_size=1)
         self.kind_embedding = nn.Embedding(num_kinds, channels)
         self.class_embedding = nn.Embedding(len(slots), channels)
         self.rounds = nn.ModuleList(
-            RefinementRound(channels, window, predicts_quality=predicts_quality, verifies=verifies)
+            RefinementRound(
+                channels,
+                window,
+                predicts_quality=predicts_quality,
+                verifies=verifies,
+                refines_boxes=refines_boxes,
+            )
             for _ in spacings
         )
 
@@ -289,10 +351,12 @@ class KeypointRefiner(nn.Module):
             "slots": schema.padded_slots.tolist(),
             "kinds": kinds,
             "channels": refiner.CHANNELS,
+            "norm": cfg.MODEL.FPN.NORM,
             "window": refiner.WINDOW,
             "spacings": refiner.SPACINGS,
             "predicts_quality": refiner.QUALITY_WEIGHT > 0,
             "verifies": refiner.VERIFICATION_WEIGHT > 0,
+            "refines_boxes": refiner.BOX_WEIGHT > 0,
         }
 
     def in_class(self, values: Tensor, classes: Tensor) -> Tensor:
@@ -316,5 +380,6 @@ class KeypointRefiner(nn.Module):
         for refinement_round, spacing in zip(self.rounds, self.spacings, strict=True):
             tokens, outcome = refinement_round(tokens, absent, garments, maps, spacing)
             outcomes.append(outcome)
-            garments = garments._replace(keypoints=outcome.keypoints.detach())
+            boxes = garments.boxes if outcome.boxes is None else outcome.boxes.detach()
+            garments = garments._replace(keypoints=outcome.keypoints.detach(), boxes=boxes)
         return outcomes

@@ -36,6 +36,8 @@ from kgdet_d2.modeling.heads.outputs import (
 )
 from kgdet_d2.schema import get_schema
 
+_NO_SCORE = -20.0  # the logit of 2e-9
+
 
 class KeypointStage(nn.Module):
     """One stage on one level; the same weights serve all levels.
@@ -125,6 +127,8 @@ class PointSetHead(nn.Module):
         points_gradient: share of the gradient that flows from an aggregation back into its points.
         moment_gradient: the same for the moment transform's two scales.
         sparse_cells: see :meth:`predict`; 0 for all. It needs a first stage that classifies.
+        sparse_training: the same in training, beside the positive locations: of those that stages after the
+            first compute, so many have the first stage's best scores.
     """
 
     stages: Any  # an nn.ModuleList
@@ -141,8 +145,10 @@ class PointSetHead(nn.Module):
         points_gradient: float,
         moment_gradient: float,
         sparse_cells: int = 0,
+        sparse_training: int = 0,
     ):
         super().__init__()
+        self.sparse_training = sparse_training
         self.points_gradient = points_gradient
         self.moment_gradient = moment_gradient
         self.sparse_cells = sparse_cells
@@ -190,28 +196,64 @@ class PointSetHead(nn.Module):
             for layer in stage.score_layers():
                 nn.init.constant_(layer.bias, math.log(prior_prob / (1 - prior_prob)))
 
-    def forward(self, features: list[Tensor]) -> list[StageOutput]:
-        """Predict with every stage, in order, at all locations of each level (N, in_channels, H, W)."""
-        stage_levels: list[list[tuple[Tensor | None, ...]]] = [[] for _ in self.stages]
-        for level in features:
-            cls_features, keypoint_features = self.cls_tower(level), self.keypoint_tower(level)
-            keypoints, points = self._zero_offsets(level)
-            for stage, levels in zip(self.stages, stage_levels, strict=True):
-                sampling = SamplingLocations(scale_gradient(points, self.points_gradient))
-                logits = stage.classify(cls_features, sampling)
-                # A stage adds to the predictions before it without a gradient to them.
-                keypoints, points, visibility = stage.regress(
-                    keypoint_features, sampling, keypoints.detach(), points.detach()
-                )
-                boxes = self._boxes(points)
-                levels.append((logits, keypoints if self.num_keypoints else None, points, boxes, visibility))
+    def forward(self, features: list[Tensor], positive: Tensor | None = None) -> list[StageOutput]:
+        """Predict with every stage, in order, at all locations of each level (N, in_channels, H, W).
+
+        Args:
+            features: of each level.
+            positive: (N, L) bool, locations that later stages must compute, see ``sparse_training``; None:
+                they compute all.
+        """
+        cls_features = [self.cls_tower(level) for level in features]
+        keypoint_features = [self.keypoint_tower(level) for level in features]
+        previous = [self._zero_offsets(level) for level in features]
+        chosen: list[GridIndex] | list[None] = [None] * len(features)  # all locations
         outputs = []
-        for levels in stage_levels:
-            fields: list[Any] = []  # of StageOutput, a tensor per level in each
-            for maps in zip(*levels, strict=True):
-                fields.append(None if maps[0] is None else list(maps))
-            outputs.append(StageOutput(*fields))
+        for index, stage in enumerate(self.stages):
+            levels = []
+            for level, (keypoints, points) in enumerate(previous):
+                sampling = SamplingLocations(scale_gradient(points, self.points_gradient), chosen[level])
+                maps = self._stage_maps(
+                    stage, cls_features[level], keypoint_features[level], sampling, keypoints, points
+                )
+                levels.append(maps)
+            outputs.append(_stage_output(levels, with_keypoints=self.num_keypoints > 0))
+            previous = [(keypoints, points) for _, keypoints, points, *_ in levels]
+            if index == 0 and positive is not None:
+                chosen = self._choose_to_train(outputs[0].logits, positive)
         return outputs
+
+    def _stage_maps(
+        self,
+        stage: Any,
+        cls_features: Tensor,
+        keypoint_features: Tensor,
+        sampling: SamplingLocations,
+        keypoints: Tensor,
+        points: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        """Predict with a stage on one level; maps of logits, keypoints, points, boxes and visibility.
+
+        Where nothing is computed scores are next to 0, which costs nothing, and the rest is 0.
+        """
+        logits = stage.classify(cls_features, sampling)
+        # A stage adds to the predictions before it without a gradient to them.
+        keypoints, points = sampling.select(keypoints.detach()), sampling.select(points.detach())
+        keypoints, points, visibility = stage.regress(keypoint_features, sampling, keypoints, points)
+        boxes = self._boxes(points)
+        logits = None if logits is None else sampling.to_maps(logits, elsewhere=_NO_SCORE)
+        visibility = None if visibility is None else sampling.to_maps(visibility)
+        return logits, *map(sampling.to_maps, (keypoints, points, boxes)), visibility
+
+    def _choose_to_train(self, logits: list[Tensor], positive: Tensor) -> list[GridIndex]:
+        """Choose the positive locations and the best of the others, as many for each image."""
+        scores, start = [], 0
+        for level in logits:
+            number = level[0, 0].numel()
+            is_positive = positive[:, start : start + number].view_as(level[:, 0])
+            scores.append(level.detach().amax(dim=1).masked_fill(is_positive, torch.inf))
+            start += number
+        return choose_best_locations(scores, int(positive.sum(dim=1).max()) + self.sparse_training)
 
     def predict(
         self, features: list[Tensor], select: SelectLocations, inside: Tensor | None = None
@@ -327,6 +369,7 @@ class KGDetHead(PointSetHead):
         points_gradient: float,
         moment_gradient: float,
         sparse_cells: int = 0,
+        sparse_training: int = 0,
         stage_norm: str = "",
         init: str = "normal",
     ):
@@ -340,6 +383,7 @@ class KGDetHead(PointSetHead):
             points_gradient=points_gradient,
             moment_gradient=moment_gradient,
             sparse_cells=sparse_cells,
+            sparse_training=sparse_training,
         )
         self.stages = nn.ModuleList(
             KeypointStage(
@@ -360,8 +404,17 @@ class KGDetHead(PointSetHead):
         """Read ``MODEL.KGDET``."""
         kgdet = cfg.MODEL.KGDET
         arguments: dict[str, Any] = {"aggregation": kgdet.AGGREGATION, "sparse_cells": kgdet.SPARSE_CELLS}
+        arguments["sparse_training"] = kgdet.SPARSE_TRAINING
         arguments |= {"stage_norm": kgdet.STAGE_NORM, "init": kgdet.INIT}
         return {**super().from_config(cfg, input_shape), **arguments}
+
+
+def _stage_output(levels: list[tuple[Any, ...]], *, with_keypoints: bool) -> StageOutput:
+    """Collect a stage's maps of each level."""
+    logits, keypoints, points, boxes, visibility = (
+        None if maps[0] is None else list(maps) for maps in zip(*levels, strict=True)
+    )
+    return StageOutput(logits, keypoints if with_keypoints else None, points, boxes, visibility)
 
 
 def _tower(in_channels: int, channels: int, num_convs: int, norm: str) -> nn.Sequential:

@@ -66,7 +66,7 @@ class PointSetDetector(DenseDetector):
         features = self.backbone(images.tensor)
         if self.training:
             gt_instances = [record["instances"].to(self.device) for record in batched_inputs]
-            predictions = self.head(self._levels(features))
+            predictions = self.predict_to_train(images, features, gt_instances)
             return self.forward_training(images, features, predictions, gt_instances)
         results = []
         for instances, record in zip(self.detect(images, features), batched_inputs, strict=True):
@@ -75,6 +75,12 @@ class PointSetDetector(DenseDetector):
             width = record.get("width", instances.image_size[1])
             results.append({"instances": detector_postprocess(instances, height, width)})
         return results
+
+    def predict_to_train(
+        self, images: ImageList, features: dict[str, Tensor], gt_instances: list[Instances]
+    ) -> list[StageOutput]:
+        """Predict with every stage what the losses need."""
+        return self.head(self._levels(features))
 
     def detect(self, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
         """Detect garments in the backbone's outputs; in pixels of the network's input."""
@@ -174,6 +180,16 @@ class KGDet(PointSetDetector):
             parts["refiner"] = KeypointRefiner(cfg, fine_shape)
             parts["refiner_criterion"] = RefinerCriterion(cfg)
         return parts
+
+    def predict_to_train(
+        self, images: ImageList, features: dict[str, Tensor], gt_instances: list[Instances]
+    ) -> list[StageOutput]:
+        """Predict with every stage; with ``SPARSE_TRAINING``, later ones at positives and likely garments."""
+        levels = self._levels(features)
+        if not self.head.sparse_training:
+            return self.head(levels)
+        targets = self.criterion.targets(*self._locations(levels), self._padded_sizes(images), gt_instances)
+        return self.head(levels, targets.matched_idxs >= 0)
 
     def detect(self, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
         """Detect garments, and refine their keypoints; in pixels of the network's input."""
