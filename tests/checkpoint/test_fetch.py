@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import timm
 import torch
 import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
@@ -225,3 +226,11 @@ def test_pins_are_checksums():
         assert weights.sha256[:8] in weights.file_name
         assert bool(weights.package) == bool(weights.member)
         assert weights.address or weights.package
+
+
+@pytest.mark.parametrize("name", BACKBONE_WEIGHTS)
+def test_pixel_statistics_are_about_timm_s(name):
+    """Google's 127 and 128 are 127.5 in timm, for 0..1."""
+    weights, cfg = BACKBONE_WEIGHTS[name], timm.get_pretrained_cfg(name)
+    assert weights.pixel_mean == pytest.approx([255 * each for each in cfg.mean], abs=0.51)
+    assert weights.pixel_std == pytest.approx([255 * each for each in cfg.std], abs=0.51)
