@@ -43,7 +43,7 @@ from kgdet_d2.config import load_config
 from kgdet_d2.layers.deform_conv import DeformConv
 from kgdet_d2.modeling import KGDet
 from kgdet_d2.modeling.backbone.fpn import FINE
-from kgdet_d2.modeling.heads.keypoint_refiner import Garments
+from kgdet_d2.modeling.heads.keypoint_refiner import Garments, KeypointRefiner
 from kgdet_d2.modeling.match_rcnn import MatchRCNN, MatchRCNNHeads
 from kgdet_d2.utils.command import command_parser
 from kgdet_d2.utils.io import write_json
@@ -301,13 +301,12 @@ def _build_countable_model(cfg: CfgNode) -> DenseDetector | GeneralizedRCNN:
 def _predict_densely(model: DenseDetector, image: Tensor) -> None:
     features = model.backbone(image)
     model.head([features[name] for name in model.head_in_features])
-    if getattr(model, "refiner", None) is not None:
-        _refine_at_full_budget(model, features[FINE])
+    if isinstance(model, KGDet) and model.refiner is not None:
+        _refine_at_full_budget(model.refiner, model.postprocessor.max_detections, features[FINE])
 
 
-def _refine_at_full_budget(model: KGDet, fine: Tensor) -> None:
-    """Refine as many detections as the config allows, as of the class with the most keypoints."""
-    refiner, number = model.refiner, model.postprocessor.max_detections
+def _refine_at_full_budget(refiner: KeypointRefiner, number: int, fine: Tensor) -> None:
+    """Refine as many detections as the config allows, as if each had the most keypoints."""
     zeros = torch.zeros(number, dtype=torch.long, device=fine.device)
     keypoints = fine.new_empty(number, refiner.slots.shape[1], 2)
     refiner(fine, Garments(image=zeros, classes=zeros, boxes=fine.new_empty(number, 4), keypoints=keypoints))

@@ -111,21 +111,21 @@ the systems compare under these conditions, and nothing about photos. Multiply-a
 size; an R-CNN's are the most that its config allows, with all its boxes."""
 
 
-PLAN = """What goes beyond the paper ([DESIGN.md](DESIGN.md#beyond-the-paper)) is planned on paper: **not run**. Costs are
-`kgdet analyze`'s for one image of 1280 x 800 (lite0: 820 x 512). Schedules are those of the configs, 12 epochs of
-191,961 images; with another number of GPUs Detectron2 scales batch, learning rate and iterations where
-`SOLVER.REFERENCE_WORLD_SIZE` is set to the first column's 4.
+PLAN = """What goes beyond the paper ([DESIGN.md](DESIGN.md#beyond-the-paper)) is planned here and **not run**.
+Costs are those of `kgdet analyze` for one image of 1280 x 800 (lite0: 820 x 512), schedules those of the
+configs: 12 epochs of 191,961 images in batches of 8, and of 16 at twice the learning rate.
 
 {table}
 
 With GPUs and DeepFashion2 at hand, in this order:
 
 1. `configs/kgdet_R50.yaml` as it is: does the published system reach the paper's 67.9 and 33.8 here?
-2. `configs/beyond/kgdet_plus_R50.yaml` and `configs/kgdet_R50.yaml` at a quarter of the schedule (`SOLVER.MAX_ITER 71985`, for the
-   latter `SOLVER.STEPS "(47990, 65966)"`), one seed each: is the difference on drawings one on photos, too?
-3. Each key left out at that schedule, the largest losses on drawings first; `MODEL.FPN.FINE_LEVEL p2` and
-   `MODEL.FPN.OUT_FEATURES "['p4']"` beside them, which no trial here could decide for large photos.
-4. The whole schedule of what is left, then ResNet-101 and ConvNeXt-T, then `MODEL.KGDET.FLIP_FUSION` at inference.
+2. `configs/beyond/kgdet_plus_R50.yaml` and `configs/kgdet_R50.yaml` at a quarter of the schedule
+   (`SOLVER.MAX_ITER 71985`, for the latter `SOLVER.STEPS "(47990, 65966)"`), one seed each: is the difference
+   on drawings one on photos, too?
+3. Each key left out at that schedule, the largest losses on drawings first; and what no trial on drawings can
+   decide for large photos: `MODEL.FPN.FINE_LEVEL p2`, `MODEL.FPN.OUT_FEATURES "['p4']"`.
+4. The whole schedule of what is left, then ResNet-101 and ConvNeXt-T, then flip fusion at inference.
 5. `configs/beyond/kgdet_plus_lite0.yaml`, which needs the least."""
 PLANNED = {  # parameters in millions, multiply-adds in 10^9, iterations on 4 and on 8 GPUs
     "configs/beyond/kgdet_plus_R50.yaml": (0.0, 0.0, 287_940, 143_970),
@@ -171,7 +171,8 @@ def planned() -> str:
     """Return the table of configs that nobody has run."""
     cells = []
     for config, (parameters, multiply_adds, four, eight) in PLANNED.items():
-        cells.append([f"`{config}`", f"{parameters:.2f}", f"{multiply_adds:.1f}", f"{four:,}", f"{eight:,}", NOT_RUN])
+        costs = [f"{parameters:.2f}", f"{multiply_adds:.2f}"]
+        cells.append([f"`{config}`", *costs, f"{four:,}", f"{eight:,}", NOT_RUN])
     headers = ["config", "parameters M", "multiply-adds G", "iterations on 4 GPUs x 2", "on 8 GPUs x 2", "AP"]
     return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True)
 

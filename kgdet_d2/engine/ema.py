@@ -1,9 +1,10 @@
 """An exponential moving average (EMA) of the weights while they learn."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.engine import HookBase
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
@@ -34,8 +35,16 @@ class EMAHook(HookBase):
 
     def after_step(self) -> None:
         """Take the weights into the average. After the first iteration they are the average."""
-        decay = warmed_up(self._decay, int(self._average.n_averaged))
-        self._average.multi_avg_fn = get_ema_multi_avg_fn(decay)
+        average_floats = get_ema_multi_avg_fn(warmed_up(self._decay, int(self._average.n_averaged)))
+
+        def average(averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int) -> None:
+            if averages[0].is_floating_point():
+                average_floats(list(averages), list(values), updates)
+            else:  # indices and counters, whose average would be rounded down
+                for index, value in zip(averages, values, strict=True):
+                    index.copy_(value)
+
+        self._average.multi_avg_fn = average
         self._average.update_parameters(self._model)
 
     def begin(self) -> None:

@@ -58,6 +58,19 @@ def test_weights_and_running_statistics_are_averaged():
         assert not averaged[name].equal(model.state_dict()[name])
 
 
+def test_indices_and_counters_are_copied():
+    """Their average would be rounded down: 5 of 0.9 x 5 + 0.1 x 5 may become 4."""
+    model = net()
+    model.register_buffer("slots", torch.arange(300))
+    hook = EMAHook(model, decay=0.9)
+    for _ in range(20):
+        perturb(model)
+        hook.after_step()
+    averaged = hook.averaged_model
+    assert torch.equal(averaged.slots, torch.arange(300))
+    assert averaged[1].num_batches_tracked == model[1].num_batches_tracked == 20
+
+
 def test_what_does_not_change_stays_the_same_bit_for_bit():
     model = net()
     model[0].requires_grad_(False)

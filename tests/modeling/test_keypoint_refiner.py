@@ -4,7 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kgdet_d2.modeling.heads.keypoint_refiner import FineMaps, Garments, KeypointRefiner
+from kgdet_d2.modeling.heads.keypoint_refiner import (
+    BoxRefiner,
+    FineMaps,
+    Garments,
+    KeypointRefiner,
+    extents,
+)
 
 STRIDE, WINDOW = 8, 5
 SLOTS = [[0, 1, 2], [3, 4, -1]]
@@ -24,6 +30,7 @@ def make_refiner(spacings=(0.1, 0.05)):
         spacings=list(spacings),
         predicts_quality=True,
         verifies=True,
+        refines_boxes=True,
     )
     return refiner.eval()
 
@@ -49,9 +56,10 @@ def test_heat_is_interpolated_in_the_keypoint_s_own_map():
     generator = torch.Generator().manual_seed(0)
     heat = torch.randn(2, 3, 5, 7, generator=generator)
     image, kinds = torch.tensor([1, 0]), torch.tensor([[0, 2, 1], [1, 1, 0]])
-    points = torch.rand(2, 3, 9, 2, generator=generator) * 80 - 15
+    x, y = torch.rand(2, 2, 3, 4, generator=generator) * 80 - 15
+    points = torch.stack(torch.broadcast_tensors(x[..., None, :], y[..., None]), dim=-1).flatten(2, 3)
     maps = FineMaps(heat, heat, stride=STRIDE, image=image, kinds=kinds)
-    values = maps.read_heat(points)
+    values = maps.read_heat(x, y)
     size = torch.tensor([7, 5])
     for n in range(2):
         for k in range(3):
@@ -97,9 +105,10 @@ def test_each_round_starts_where_the_one_before_ended(fine):
     middle = WINDOW**2 // 2
     torch.testing.assert_close(first.window[:, :, middle], garments.keypoints)
     torch.testing.assert_close(second.window[:, :, middle], first.keypoints)
-    for outcome, spacing in ((first, 0.1), (second, 0.05)):
+    in_second = garments._replace(boxes=first.boxes)
+    for outcome, spacing, start in ((first, 0.1, garments), (second, 0.05, in_second)):
         step = (outcome.window[:, :, 1] - outcome.window[:, :, 0])[..., 0]
-        torch.testing.assert_close(step, spacing * garments.size[:, None].expand(-1, 3))
+        torch.testing.assert_close(step, spacing * start.size[:, None].expand(-1, 3))
 
 
 def test_what_follows_a_class_s_keypoints_has_no_effect(fine):
@@ -110,6 +119,7 @@ def test_what_follows_a_class_s_keypoints_has_no_effect(fine):
         torch.testing.assert_close(outcome.keypoints[[0, 2]], changed.keypoints[[0, 2]])
         torch.testing.assert_close(outcome.keypoints[1, :2], changed.keypoints[1, :2])
         torch.testing.assert_close(outcome.verification, changed.verification)
+        torch.testing.assert_close(outcome.boxes, changed.boxes)
 
 
 def test_garments_do_not_depend_on_one_another(fine):
@@ -127,6 +137,24 @@ def test_keypoints_of_a_garment_depend_on_one_another(fine):
     refiner = make_refiner()
     before, after = (refiner(fine, each)[-1].keypoints for each in (garments, moved))
     assert not torch.equal(before[0, 1], after[0, 1])
+
+
+def test_boxes_lie_between_themselves_and_the_extents_of_their_keypoints():
+    """Where nothing is known of the garment, half way: the gate is a half then, and nothing is missing."""
+    keypoints = torch.tensor([[[10.0, 20.0], [30.0, 60.0], [999.0, 999.0]]])
+    around = extents(keypoints, torch.tensor([[False, False, True]]))
+    assert around.tolist() == [[10.0, 20.0, 30.0, 60.0]]
+    boxes = torch.tensor([[0.0, 0.0, 40.0, 100.0]])
+    refined = BoxRefiner(16)(torch.zeros(1, 16), boxes, around, torch.tensor([50.0]))
+    assert refined.tolist() == [[5.0, 10.0, 35.0, 80.0]]
+
+
+def test_sides_of_boxes_do_not_pass_one_another():
+    refiner = BoxRefiner(16)
+    refiner.delta.bias.data = torch.tensor([2.0, 2.0, -2.0, -2.0])
+    boxes = torch.tensor([[0.0, 0.0, 40.0, 100.0]])
+    x1, y1, x2, y2 = refiner(torch.zeros(1, 16), boxes, boxes, torch.tensor([50.0]))[0].tolist()
+    assert x2 - x1 == 1 and y2 - y1 == 1 and (x1 + x2) / 2 == 20 and (y1 + y2) / 2 == 50
 
 
 @pytest.mark.parametrize("training", [True, False])

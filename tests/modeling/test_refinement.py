@@ -18,7 +18,7 @@ from tests.helpers.images import BATCHES, image_input
 from tests.helpers.systems import make_kgdet
 
 REFINER = ["MODEL.FPN.FINE_LEVEL", "p3", "MODEL.KGDET.REFINER.ENABLED", "True"]
-REFINER += ["MODEL.KGDET.REFINER.VERIFICATION_WEIGHT", "1.0"]
+REFINER += ["MODEL.KGDET.REFINER.VERIFICATION_WEIGHT", "1.0", "MODEL.KGDET.REFINER.BOX_WEIGHT", "2.0"]
 SIGMAS = [0.05, 0.1, 0.2]
 
 
@@ -38,7 +38,7 @@ def test_positives_are_drawn_for_each_garment():
 
 
 def make_outcome(window, heat):
-    return Refinement(torch.zeros(0), window, heat, None, None)
+    return Refinement(torch.zeros(0), window, heat, None, None, None)
 
 
 def test_heat_loss_spreads_the_truth_over_the_positions_around_it():
@@ -63,6 +63,7 @@ def test_losses_by_hand():
         quality_weight=3.0,
         verification_weight=0.0,
         exponent=1.5,
+        box_weight=0.0,
     )
     truth = torch.tensor([[[10.0, 10.0, 2.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
     outcome = Refinement(
@@ -71,6 +72,7 @@ def test_losses_by_hand():
         heat=torch.zeros(2, 2, 9),
         quality=torch.tensor([[0.4, 0.0], [0.0, 0.0]]),
         verification=None,
+        boxes=None,
     )
     sigmas = torch.tensor(SIGMAS)[torch.tensor([[0, 1], [1, 2]])]
     losses = criterion._keypoint_losses([outcome], truth, torch.tensor([50.0, 20.0]), sigmas)
@@ -86,7 +88,9 @@ def test_trains_and_detects(batch):
     model = make_kgdet(*REFINER)
     inputs = [image_input(*arguments) for arguments in batch]
     losses = model(inputs)
-    rounds = {f"loss_{name}_{r}" for name in ("refine", "heat", "quality", "verify") for r in (1, 2)}
+    rounds = {
+        f"loss_{name}_{r}" for name in ("refine", "heat", "quality", "verify", "refined_box") for r in (1, 2)
+    }
     assert rounds <= set(losses)
     sum(losses.values()).backward()
     # Every parameter takes part, with or without garments, as data-parallel training needs it.
@@ -100,7 +104,10 @@ def test_trains_and_detects(batch):
         found = output["instances"]
         assert found.keypoint_scores.shape == (len(found),)
         assert (found.keypoint_scores <= found.scores).all()
-        assert found.pred_keypoints.isfinite().all()
+        assert found.pred_keypoints.isfinite().all() and found.pred_boxes.tensor.isfinite().all()
+        clipped = found.pred_boxes.clone()
+        clipped.clip(found.image_size)
+        assert torch.equal(clipped.tensor, found.pred_boxes.tensor)
 
 
 def test_the_refiner_gives_no_gradient_to_the_cascade():
@@ -152,6 +159,7 @@ def test_detections_keep_all_but_their_scores_and_their_class_s_keypoints(number
         spacings=[3.0],  # far enough to leave the image
         predicts_quality=predicts,
         verifies=predicts,
+        refines_boxes=False,
     ).eval()
     torch.nn.init.normal_(refiner.rounds[0].offset.weight)
     detections = make_detections(numbers)

@@ -4,6 +4,7 @@ n garments, m keypoints of the class that has most (39 in DeepFashion2), C class
 classes, D channels, w positions on the side of a window. Coordinates are pixels of the network's input.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -124,6 +125,7 @@ class RefinementRound(nn.Module):
         num_heads: int = 4,
     ):
         super().__init__()
+        self.window = window
         side = torch.arange(window, dtype=torch.float32) - window // 2
         y, x = torch.meshgrid(side, side, indexing="ij")
         self.register_buffer("grid", torch.stack([x, y], dim=-1).view(-1, 2), persistent=False)  # (w^2, 2)
@@ -159,7 +161,8 @@ class RefinementRound(nn.Module):
         """
         steps = (spacing * garments.size)[:, None, None]  # (n, 1, 1) pixels
         window = garments.keypoints[:, :, None] + self.grid * steps[..., None]  # (n, m, w^2, 2)
-        heat = maps.read_heat(window)
+        side = self.grid[: self.window, 0] * steps  # (n, 1, w) pixels
+        heat = maps.read_heat(*(garments.keypoints[..., axis, None] + side for axis in (0, 1)))
         tokens = tokens + self.encode_place(garments.relative_keypoints())
         tokens = tokens + self.encode_heat(heat) + self.encode_content(maps.read_features(garments.keypoints))
         tokens = self.exchange(tokens, absent)
@@ -251,24 +254,36 @@ class FineMaps:
         locations = (self.image[:, None] * height + row) * width + column  # (n, m)
         return F.embedding(locations, self.features.permute(0, 2, 3, 1).flatten(0, 2))
 
-    def read_heat(self, points: Tensor) -> Tensor:
-        """Interpolate each keypoint's own map bilinearly at points (n, m, P, 2); outside of it heat is 0.
+    def read_heat(self, x: Tensor, y: Tensor) -> Tensor:
+        """Interpolate each keypoint's own map bilinearly on a grid; outside of the map heat is 0.
+
+        Args:
+            x: (n, m, w), the grid's columns in pixels.
+            y: (n, m, w), its rows.
 
         Returns:
-            (n, m, P).
+            (n, m, w^2), row by row.
         """
         num_kinds, height, width = self.heat.shape[1:]
         maps = (self.image[:, None] * num_kinds + self.kinds)[..., None]  # (n, m, 1), of N J maps
-        x, y = (points / self.stride).unbind(dim=-1)
-        left, top, flat_heat = x.floor(), y.floor(), self.heat.flatten()
-        values = torch.zeros_like(x)
-        for column, x_weight in ((left, left + 1 - x), (left + 1, x - left)):
-            for row, y_weight in ((top, top + 1 - y), (top + 1, y - top)):
-                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-                in_map = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-                heat = flat_heat[(maps * (height * width) + in_map.long()).flatten()]
-                values = values + heat.view_as(x) * (x_weight * y_weight * inside)
-        return values
+        flat_heat = self.heat.flatten()
+        values = torch.zeros((), device=x.device)
+        for row, y_weight in _neighbors(y / self.stride, height):
+            starts = (maps * height + row) * width  # (n, m, w)
+            along_row = torch.zeros((), device=x.device)
+            for column, x_weight in _neighbors(x / self.stride, width):
+                indices = starts[..., None] + column[..., None, :]  # (n, m, w, w)
+                along_row = along_row + flat_heat[indices] * x_weight[..., None, :]
+            values = values + along_row * y_weight[..., None]
+        return values.flatten(-2)
+
+
+def _neighbors(positions: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the indices before and after positions along an axis, each with its weights (0 outside)."""
+    before = positions.floor()
+    for indices, weights in ((before, before + 1 - positions), (before + 1, positions - before)):
+        inside = (indices >= 0) & (indices < size)
+        yield indices.clamp(0, size - 1).long(), weights * inside
 
 
 class KeypointRefiner(nn.Module):

@@ -9,7 +9,7 @@ P informative points, n chosen locations. Offsets are relative to the location, 
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -37,6 +37,16 @@ from kgdet_d2.modeling.heads.outputs import (
 from kgdet_d2.schema import get_schema
 
 _NO_SCORE = -20.0  # the logit of 2e-9
+
+
+class StageMaps(NamedTuple):
+    """Predictions of a stage on one level; the fields are those of :class:`StageOutput`, a map each."""
+
+    logits: Tensor | None
+    keypoints: Tensor
+    points: Tensor
+    boxes: Tensor
+    visibility: Tensor | None
 
 
 class KeypointStage(nn.Module):
@@ -218,9 +228,9 @@ class PointSetHead(nn.Module):
                 )
                 levels.append(maps)
             outputs.append(_stage_output(levels, with_keypoints=self.num_keypoints > 0))
-            previous = [(keypoints, points) for _, keypoints, points, *_ in levels]
+            previous = [(maps.keypoints, maps.points) for maps in levels]
             if index == 0 and positive is not None:
-                chosen = self._choose_to_train(outputs[0].logits, positive)
+                chosen = self._choose_to_train(cast(list[Tensor], outputs[0].logits), positive)
         return outputs
 
     def _stage_maps(
@@ -231,8 +241,8 @@ class PointSetHead(nn.Module):
         sampling: SamplingLocations,
         keypoints: Tensor,
         points: Tensor,
-    ) -> tuple[Tensor | None, ...]:
-        """Predict with a stage on one level; maps of logits, keypoints, points, boxes and visibility.
+    ) -> StageMaps:
+        """Predict with a stage on one level.
 
         Where nothing is computed scores are next to 0, which costs nothing, and the rest is 0.
         """
@@ -243,7 +253,8 @@ class PointSetHead(nn.Module):
         boxes = self._boxes(points)
         logits = None if logits is None else sampling.to_maps(logits, elsewhere=_NO_SCORE)
         visibility = None if visibility is None else sampling.to_maps(visibility)
-        return logits, *map(sampling.to_maps, (keypoints, points, boxes)), visibility
+        keypoints, points, boxes = (sampling.to_maps(values) for values in (keypoints, points, boxes))
+        return StageMaps(logits, keypoints, points, boxes, visibility)
 
     def _choose_to_train(self, logits: list[Tensor], positive: Tensor) -> list[GridIndex]:
         """Choose the positive locations and the best of the others, as many for each image."""
@@ -409,12 +420,16 @@ class KGDetHead(PointSetHead):
         return {**super().from_config(cfg, input_shape), **arguments}
 
 
-def _stage_output(levels: list[tuple[Any, ...]], *, with_keypoints: bool) -> StageOutput:
-    """Collect a stage's maps of each level."""
-    logits, keypoints, points, boxes, visibility = (
-        None if maps[0] is None else list(maps) for maps in zip(*levels, strict=True)
+def _stage_output(levels: list[StageMaps], *, with_keypoints: bool) -> StageOutput:
+    """Collect a stage's maps of all levels."""
+    first = levels[0]
+    return StageOutput(
+        logits=None if first.logits is None else [cast(Tensor, maps.logits) for maps in levels],
+        keypoints=[maps.keypoints for maps in levels] if with_keypoints else None,
+        points=[maps.points for maps in levels],
+        boxes=[maps.boxes for maps in levels],
+        visibility=None if first.visibility is None else [cast(Tensor, maps.visibility) for maps in levels],
     )
-    return StageOutput(logits, keypoints if with_keypoints else None, points, boxes, visibility)
 
 
 def _tower(in_channels: int, channels: int, num_convs: int, norm: str) -> nn.Sequential:
