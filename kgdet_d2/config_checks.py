@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 _ENDS_EXCLUDED = ("PRIOR_PROB", "CENTER_SAMPLING_RADIUS")  # keys whose range is open
 # The nodes of MODEL that an architecture reads. Those of the others are not checked.
 _NODES = {
-    "KGDet": ("KGDET",),
+    "KGDet": ("KGDET", "FPN"),
     "RepPoints": ("KGDET", "REPPOINTS"),
     "RetinaNet": ("RETINANET",),
     "FCOS": ("FCOS",),

@@ -166,9 +166,7 @@ class PointSetCriterion:
         losses = {}
         if stage.logits is not None:
             logits = to_float32(flatten_levels(stage.logits))
-            losses["cls"] = self._cls_loss(
-                logits, self._cls_targets(logits, boxes.detach(), targets), targets
-            )
+            losses["cls"] = self._cls_loss(logits, targets, boxes.detach())
         if self.box_loss == "giou":
             losses["box"] = generalized_box_iou_loss(boxes, targets.boxes, reduction="sum")
         else:
@@ -182,19 +180,21 @@ class PointSetCriterion:
             losses["visibility"] = self._visibility_loss(visibility, cast(Tensor, targets.keypoints))
         return losses
 
-    def _cls_targets(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
-        """Compute what the scores of logits (N, L, C) should be, given the positives' boxes (M, 4)."""
+    def _cls_loss(self, logits: Tensor, targets: Targets, boxes: Tensor | None = None) -> Tensor:
+        """Compute the loss over all locations (N, L, C) that are not ignored.
+
+        Args:
+            logits: (N, L, C).
+            targets: of the stage.
+            boxes: (M, 4) of the positive locations in pixels, for scores that mean quality.
+        """
         one_hot = F.one_hot(targets.classes, logits.shape[-1]).to(logits)  # (M, C)
-        if self.cls_loss == "quality":
+        if self.cls_loss == "quality" and boxes is not None:
             iou = matched_pairwise_iou(Boxes(boxes), Boxes(targets.boxes))
             # A garment is worth finding before its box is any good.
             one_hot = one_hot * iou.clamp(min=0.05)[:, None]
         scores = torch.zeros_like(logits)
         scores[targets.matched_idxs >= 0] = one_hot
-        return scores
-
-    def _cls_loss(self, logits: Tensor, scores: Tensor, targets: Targets) -> Tensor:
-        """Compute the loss of logits (N, L, C) over all locations that are not ignored."""
         considered = targets.matched_idxs != IGNORED  # (N, L)
         logits, scores = logits[considered], scores[considered]
         if self.cls_loss == "quality":
