@@ -59,9 +59,9 @@ class BilinearNeighbors:
         x = x.permute(0, 2, 3, 1).flatten(0, 2).contiguous()  # (L, P)
         y = y.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
         rows, weights = [], []
-        for map_row, y_weight in _neighbors_1d(y, height):
+        for map_row, y_weight in neighbors_1d(y, height):
             row_start = (images * height + map_row) * width
-            for map_column, x_weight in _neighbors_1d(x, width):
+            for map_column, x_weight in neighbors_1d(x, width):
                 rows.append(row_start + map_column)
                 weights.append(y_weight * x_weight)
         self.rows = torch.stack(rows, dim=-1)  # (L, P, 4)
@@ -82,7 +82,7 @@ class BilinearNeighbors:
         return self._inverse_indices[key]
 
 
-def _neighbors_1d(positions: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def neighbors_1d(positions: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the indices before and after positions along an axis, each with its weights (0 outside)."""
     before = positions.detach().floor()
     after = before + 1

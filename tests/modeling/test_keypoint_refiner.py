@@ -162,3 +162,14 @@ def test_no_garments(fine, training):
     outcomes = make_refiner().train(training)(fine, make_garments(0))
     assert [outcome.keypoints.shape for outcome in outcomes] == [(0, 3, 2)] * 2
     assert outcomes[0].heat.shape == (0, 3, WINDOW**2) and outcomes[0].quality.shape == (0, 3)
+
+
+def test_keypoints_that_are_no_numbers_stay_so_and_harm_no_others(fine):
+    """Training then stops at the loss, which names the photos; to read outside of the map would crash."""
+    garments, refiner = make_garments(), make_refiner()
+    broken = garments._replace(keypoints=garments.keypoints.clone())
+    broken.keypoints[0] = torch.nan
+    with torch.no_grad():
+        expected, outcome = refiner(fine, garments)[-1], refiner(fine, broken)[-1]
+    assert outcome.keypoints[0].isnan().all()
+    torch.testing.assert_close(outcome.keypoints[1:, :2], expected.keypoints[1:, :2])

@@ -4,7 +4,6 @@ n garments, m keypoints of the class that has most (39 in DeepFashion2), C class
 classes, D channels, w positions on the side of a window. Coordinates are pixels of the network's input.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 
+from kgdet_d2.layers.bilinear_gather import neighbors_1d
 from kgdet_d2.schema import get_schema
 
 
@@ -250,7 +250,8 @@ class FineMaps:
         """Return the features (n, m, D) at the location nearest to each of points (n, m, 2)."""
         height, width = self.features.shape[-2:]
         x, y = (points / self.stride).round().unbind(dim=-1)
-        column, row = x.clamp(0, width - 1).long(), y.clamp(0, height - 1).long()
+        # Clamped as integers: a point that is not finite must not become an index out of range.
+        column, row = x.long().clamp(0, width - 1), y.long().clamp(0, height - 1)
         locations = (self.image[:, None] * height + row) * width + column  # (n, m)
         return F.embedding(locations, self.features.permute(0, 2, 3, 1).flatten(0, 2))
 
@@ -268,22 +269,14 @@ class FineMaps:
         maps = (self.image[:, None] * num_kinds + self.kinds)[..., None]  # (n, m, 1), of N J maps
         flat_heat = self.heat.flatten()
         values = torch.zeros((), device=x.device)
-        for row, y_weight in _neighbors(y / self.stride, height):
+        for row, y_weight in neighbors_1d(y / self.stride, height):
             starts = (maps * height + row) * width  # (n, m, w)
             along_row = torch.zeros((), device=x.device)
-            for column, x_weight in _neighbors(x / self.stride, width):
+            for column, x_weight in neighbors_1d(x / self.stride, width):
                 indices = starts[..., None] + column[..., None, :]  # (n, m, w, w)
                 along_row = along_row + flat_heat[indices] * x_weight[..., None, :]
             values = values + along_row * y_weight[..., None]
         return values.flatten(-2)
-
-
-def _neighbors(positions: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the indices before and after positions along an axis, each with its weights (0 outside)."""
-    before = positions.floor()
-    for indices, weights in ((before, before + 1 - positions), (before + 1, positions - before)):
-        inside = (indices >= 0) & (indices < size)
-        yield indices.clamp(0, size - 1).long(), weights * inside
 
 
 class KeypointRefiner(nn.Module):
@@ -329,7 +322,6 @@ class KeypointRefiner(nn.Module):
         num_kinds = max(kinds) + 1
         self.stride = stride
         self.spacings = list(spacings)
-        self.predicts_quality = predicts_quality
         self.register_buffer("slots", torch.tensor(slots), persistent=False)
         self.register_buffer("kinds", torch.tensor(kinds), persistent=False)
         self.conv = Conv2d(
