@@ -135,6 +135,12 @@ class PointSetCriterion:
             as far as the stage predicts classes, keypoints and their visibility.
         """
         stage_targets = self.stage_targets(stages, locations, strides, padded_sizes, gt_instances)
+        return self.losses(stages, locations, strides, stage_targets)
+
+    def losses(
+        self, stages: list[StageOutput], locations: Tensor, strides: Tensor, stage_targets: list[Targets]
+    ) -> dict[str, Tensor]:
+        """Compute the losses of every stage, given its targets; else as the call."""
         losses = {}
         per_stage = zip(stages, self.stage_weights, stage_targets, strict=True)
         for number, (stage, stage_weight, targets) in enumerate(per_stage, start=1):

@@ -215,10 +215,10 @@ class KGDet(PointSetDetector):
         """Compute the losses (paper, eq. 1), of two passes' mean where they are fused, and the refiner's."""
         levels = self._levels(features)
         stages = self.fuse_flipped(images, levels, predictions)
-        losses = super().forward_training(images, features, stages, gt_instances)
+        locations, strides = self._locations(levels)
+        targets = self.criterion.targets(locations, strides, self._padded_sizes(images), gt_instances)
+        losses = self.criterion.losses(stages, locations, strides, [targets] * len(stages))
         if self.refiner is not None and self.refiner_criterion is not None:
-            locations, strides = self._locations(levels)
-            targets = self.criterion.targets(locations, strides, self._padded_sizes(images), gt_instances)
             losses |= self.refiner_criterion(
                 self.refiner, features[FINE], stages[-1], locations, strides, targets
             )
