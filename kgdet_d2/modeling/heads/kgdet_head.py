@@ -258,13 +258,8 @@ class PointSetHead(nn.Module):
 
     def _choose_to_train(self, logits: list[Tensor], positive: Tensor) -> list[GridIndex]:
         """Choose the positive locations and the best of the others, as many for each image."""
-        scores, start = [], 0
-        for level in logits:
-            number = level[0, 0].numel()
-            is_positive = positive[:, start : start + number].view_as(level[:, 0])
-            scores.append(level.detach().amax(dim=1).masked_fill(is_positive, torch.inf))
-            start += number
-        return choose_best_locations(scores, int(positive.sum(dim=1).max()) + self.sparse_training)
+        scores = [level.detach().amax(dim=1) for level in logits]
+        return choose_best_locations(scores, int(positive.sum(dim=1).max()) + self.sparse_training, positive)
 
     def predict(
         self, features: list[Tensor], select: SelectLocations, inside: Tensor | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kgdet_d2.geometry.points import GridIndex, flatten_grid_indices, gather_locations
+from kgdet_d2.geometry.points import GridIndex, flatten_grid_indices, gather_locations, to_float32
 
 # A stage's logits (N, C, H, W) per level -> the locations to keep, per level.
 SelectLocations = Callable[[list[Tensor]], list[GridIndex]]
@@ -82,11 +82,14 @@ def choose_best_locations(scores: list[Tensor], number: int, inside: Tensor | No
     Args:
         scores: (N, H, W) per level.
         number: locations of an image; all where there are fewer.
-        inside: (N, L) bool, locations that come first whatever their scores; None for all alike.
+        inside: (N, L) bool, locations that come first whatever their scores, then the best of the others;
+            None for all alike.
     """
     all_scores = torch.cat([level.flatten(1) for level in scores], dim=1)  # (N, L)
     if inside is not None:
-        all_scores = all_scores.masked_fill(~inside, -torch.inf)
+        all_scores = to_float32(all_scores)
+        spread = all_scores.max() - all_scores.min()
+        all_scores = all_scores - (spread + 1) * ~inside  # the others below all of these, in their own order
     best = all_scores.topk(min(number, all_scores.shape[1])).indices
     is_best = torch.zeros_like(all_scores, dtype=torch.bool).scatter_(1, best, True)
     grid_indices = []
