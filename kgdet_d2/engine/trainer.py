@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from kgdet_d2.config import check_weights, load_config
+from kgdet_d2.config_files import find_config
 from kgdet_d2.data import (
     FashionDatasetMapper,
     ImagePairs,
@@ -237,7 +238,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_weights(cfg, required=args.eval_only)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         schema_of_dataset(name)
-    default_setup(cfg, args)
+    # Detectron2 logs the file's text, and does not know the names of those that come with the package.
+    config_file = str(find_config(args.config_file))
+    default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": config_file}))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="kgdet_d2")
     return cfg
 

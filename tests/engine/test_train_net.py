@@ -48,6 +48,15 @@ def datasets_root(tmp_path_factory):
     return root
 
 
+def test_a_config_that_comes_with_the_package_is_found_by_name(datasets_root, tmp_path, monkeypatch):
+    """From any folder, as the README has it."""
+    monkeypatch.chdir(tmp_path)
+    parser = trainer.make_parser()
+    arguments = ["--config-file", "sample/kgdet_tiny.yaml", "--num-gpus", "0", "OUTPUT_DIR", str(tmp_path)]
+    cfg = trainer.setup(parser.parse_args(arguments))
+    assert cfg.MODEL.META_ARCHITECTURE == "KGDet" and (tmp_path / "config.yaml").is_file()
+
+
 @pytest.fixture(scope="module")
 def trained(datasets_root, tmp_path_factory):
     """A training of two iterations by train_net.py, in a process of its own: the witness of the script."""
