@@ -35,6 +35,9 @@ COMMANDS = {
     "convert": Command("kgdet_d2.checkpoint.convert", "convert the released KGDet's weights, or back"),
     "fetch-backbone": Command("kgdet_d2.checkpoint.fetch", "fetch ImageNet weights of a small backbone"),
     "compare": Command("kgdet_d2.engine.compare", "train several systems alike and tabulate them"),
+    "cross-validate": Command(
+        "kgdet_d2.engine.cross_validate", "train on parts of a small dataset, evaluate on the photos left out"
+    ),
     "install-detectron2": Command("kgdet_d2.install_detectron2", "install the Detectron2 that is needed"),
 }
 
