@@ -16,6 +16,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BottleneckBlock
@@ -93,6 +94,7 @@ class Detector:
         images: how many images of noise a batch has; None for ``MODEL.WEIGHTS`` and the images of the test
             set, a batch each.
         size: height and width of the noise.
+        own_size: the noise has the size that a photo of ``size`` has for the network, as ``INPUT`` says.
         candidates: pairs of location and class of the first image of noise that pass the score threshold.
     """
 
@@ -104,6 +106,7 @@ class Detector:
         variant: str,
         images: int | None,
         size: tuple[int, int],
+        own_size: bool,
         candidates: int,
         device: str,
         precision: str,
@@ -120,6 +123,10 @@ class Detector:
             self.batches = [[self.mapper(record)] for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])]
         else:
             keypoints = cfg.MODEL.KGDET.NUM_KEYPOINTS
+            if own_size:
+                size = ResizeShortestEdge.get_output_shape(
+                    *size, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+                )
             self.batches = [[random_image(seed, *size, keypoints) for seed in range(images)]]
             threshold = self._score_threshold(build(cfg, channels_last), candidates)
             cfg.merge_from_list([item for key in THRESHOLDS for item in (key, threshold)])
@@ -158,6 +165,8 @@ class Detector:
         parts += [] if compiled else [("neck", backbone, "forward")]
         # An earlier head has "last_stage" for inference, a dense one only "forward".
         parts += [("head", model.head, method) for method in ("forward", "predict", "last_stage")]
+        # In training the criterion calls it, within the loss.
+        parts += [("refiner", getattr(model, "refiner", None), "forward")]
         parts += [("loss", model, "forward_training"), ("postprocess", model, "forward_inference")]
         # KGDet's head calls the first of these between classes and landmarks.
         postprocessor = getattr(model, "postprocessor", None)

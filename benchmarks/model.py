@@ -23,8 +23,8 @@ RetinaNet and bare backbone, "/ plain" to the config as it stands, "/ here" to t
 the images of that, one after the other, instead of noise. Changes of AP are to the config as it stands.
 
 Modes: "inference" and "training" of the whole; "head", inference from the features of the neck on, which are
-computed once. Parts: "preprocess", "backbone" (bottom-up), "neck", "head", "postprocess", in training "loss",
-"backward" and "optimiser", and the "rest". A compiled neck counts as "backbone". On CUDA all is timed by
+computed once. Parts: "preprocess", "backbone" (bottom-up), "neck", "head", "postprocess", "refiner", in
+training "loss", "backward" and "optimiser", and the "rest". A compiled neck counts as "backbone". On CUDA all is timed by
 events. "backbone alone" is the first config's run by itself, in training there and back. Memory is what a run
 needs beyond what was there before it: of CUDA's allocator, or of the process' resident memory.
 
@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--modes", nargs="+", choices=MODES, help="default: inference training; with --scores inference")
     add("--batch", type=at_least(1), nargs="+", default=[1], metavar="N", help="default: 1")
     add("--size", type=int, nargs=2, metavar=size, help=f"default: {SIZE}, or {LOCATIONS} locations")
+    add("--own-size", action="store_true", help="of a photo of --size as each config resizes it")
     add("--candidates", type=at_least(1), default=100, metavar="N", help="of an image; default: 100")
     add("--repetitions", type=at_least(1), default=7, metavar="N", help="default: 7")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -125,7 +126,7 @@ def workers(args: argparse.Namespace, batch: int) -> Iterator[Worker]:
             yield Worker("aggregation", tree, shared | {"torchvision": False})
         return
     shared |= {"subject": "detector", "images": None if args.scores else batch}
-    shared |= {"channels_last": args.channels_last, "candidates": args.candidates}
+    shared |= {name: getattr(args, name) for name in ("channels_last", "candidates", "own_size")}
     for config in args.configs:
         for tree in trees:
             path = config_in(tree, Path(config))

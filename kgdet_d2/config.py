@@ -353,4 +353,6 @@ def check_weights(cfg: CfgNode, *, required: bool) -> None:
     if not weights and required:
         raise ValueError("MODEL.WEIGHTS: expected the path of a checkpoint, got none")
     if weights and "://" not in weights and not Path(weights).is_file():
-        raise FileNotFoundError(f"MODEL.WEIGHTS: {weights!r} does not exist")
+        is_backbone = Path(weights).stem == cfg.MODEL.TIMM.NAME
+        hint = f"; fetch it with: kgdet fetch-backbone {cfg.MODEL.TIMM.NAME}" if is_backbone else ""
+        raise FileNotFoundError(f"MODEL.WEIGHTS: {weights!r} does not exist{hint}")

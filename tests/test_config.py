@@ -496,6 +496,13 @@ def test_missing_weights():
     cfg = load_config(R50, ["MODEL.WEIGHTS", "nowhere/model.pth"])
     with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS: 'nowhere/model.pth' does not exist"):
         check_weights(cfg, required=False)
+    cfg = load_config(
+        "configs/beyond/kgdet_plus_lite0.yaml", ["MODEL.WEIGHTS", "gone/tf_efficientnet_lite0.pth"]
+    )
+    with pytest.raises(
+        FileNotFoundError, match=r"does not exist; .*kgdet fetch-backbone tf_efficientnet_lite0"
+    ):
+        check_weights(cfg, required=False)
     cfg = load_config(R50, ["MODEL.WEIGHTS", ""])
     check_weights(cfg, required=False)
     with pytest.raises(ValueError, match=r"MODEL.WEIGHTS: expected the path of a checkpoint"):

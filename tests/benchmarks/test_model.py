@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = [str(ROOT / f"configs/sample/{name}_tiny.yaml") for name in ("kgdet", "retinanet")]
 QUICK = ["--repetitions", "1", "--threads", "1", "--device", "cpu"]
 DETECTOR = {"device": "cpu", "precision": "float32", "size": [64, 96], "images": 1, "channels_last": False}
-DETECTOR |= {"candidates": 20, "variant": "", "opts": []}
+DETECTOR |= {"own_size": False, "candidates": 20, "variant": "", "opts": []}
 AGGREGATION = {"device": "cpu", "precision": "float32", "size": [3, 4], "columns": [9], "batch": 2}
 PARTS = {"preprocess", "backbone", "neck", "head", "rest"}
 FUSED = ["--variant", "fused", "MODEL.INFERENCE.FUSE_BN", "True"]
@@ -73,6 +73,19 @@ def test_with_a_detector_in_a_process(tmp_path, capsys):
     assert head["detections"] == detector["detections"] > 0 and head["parts"].keys() < PARTS | {"postprocess"}
     printed = capsys.readouterr().out
     assert "inference, batch 1: ms" in printed and "/ backbone alone" in printed
+
+
+def test_the_size_that_a_config_gives_a_photo():
+    image = Detector(config=TINY[0], **DETECTOR | {"size": [800, 1333], "own_size": True}).batches[0][0]
+    assert image["image"].shape == (3, 96, 160) == (3, image["height"], image["width"])
+
+
+def test_the_refiner_is_a_part():
+    opts = ["MODEL.FPN.FINE_LEVEL", "p3", "MODEL.KGDET.REFINER.ENABLED", True]
+    detector = Detector(config=TINY[0], **DETECTOR | {"opts": opts})
+    for mode, others in (("inference", {"postprocess"}), ("training", {"loss", "backward", "optimiser"})):
+        detector.prepare(mode, 0)()
+        assert detector.clock.read().keys() == PARTS | {"refiner", "all"} | others
 
 
 def test_both_aggregations_do_the_same_work():

@@ -121,7 +121,8 @@ def scores_by_hand(opts, records):
 
 def test_images_are_timed_one_after_the_other(opts):
     request = {"variant": "", "images": None, "size": [64, 64], "candidates": 9, "precision": "float32"}
-    detector = Detector(config=CONFIG, opts=opts, device="cpu", channels_last=False, **request)
+    request |= {"device": "cpu", "channels_last": False, "own_size": False}
+    detector = Detector(config=CONFIG, opts=opts, **request)
     detector.inference = lambda images: [image["image_id"] for image in images]
     assert [detector.prepare("inference", repetition)() for repetition in range(4)] == [[0], [1], [2], [0]]
 

@@ -9,7 +9,7 @@ from kgdet_d2 import cli
 from kgdet_d2.engine import errors, evaluate
 from kgdet_d2.evaluation.matching import BoxMatcher
 from kgdet_d2.evaluation.oracle import ORACLES, matched_summary, oracle_scores
-from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.schema import DEEPFASHION2
 from kgdet_d2.structures.predictions import Predictions
 from tests.helpers.columns import columns
 from tests.helpers.registered import NAME, random_case
@@ -18,20 +18,6 @@ from tests.helpers.registered import NAME, random_case
 def run(command, path, *options):
     arguments = ["--predictions", str(path), "--dataset", NAME, *map(str, options)]
     command.run(command.make_parser().parse_args(arguments))
-
-
-@pytest.fixture(params=[DEEPFASHION2, FLD], ids=lambda schema: schema.name)
-def scene(request, catalog):
-    scene = random_case(request.param)
-    catalog(scene.records, scene.schema)
-    return scene
-
-
-@pytest.fixture
-def stored(scene, tmp_path):
-    path = tmp_path / "predictions.npz"
-    columns(scene)[1].save(path)
-    return path
 
 
 def test_the_analysis_is_that_of_evaluate(stored, tmp_path, capsys):

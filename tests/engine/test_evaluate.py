@@ -22,20 +22,6 @@ from tests.helpers.registered import NAME, random_case
 TASKS = ("bbox", "keypoints", "keypoints_visible")
 
 
-@pytest.fixture(params=[DEEPFASHION2, FLD], ids=lambda schema: schema.name)
-def scene(request, catalog):
-    scene = random_case(request.param)
-    catalog(scene.records, scene.schema)
-    return scene
-
-
-@pytest.fixture
-def stored(scene, tmp_path):
-    path = tmp_path / "predictions.npz"
-    columns(scene)[1].save(path)
-    return path
-
-
 def run(path, *options):
     arguments = ["--predictions", str(path), "--dataset", NAME, *map(str, options)]
     evaluate.run(evaluate.make_parser().parse_args(arguments))

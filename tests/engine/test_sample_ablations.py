@@ -1,4 +1,4 @@
-"""The small versions of the rows of the paper's Tables 2 and 4."""
+"""The small versions of the rows of the paper's Tables 2 and 4, and the rows of what goes beyond it."""
 
 from pathlib import Path
 
@@ -16,6 +16,7 @@ NAMES = sorted(path.stem for path in FOLDER.iterdir())
 NEIGHBOURS = [
     (f"table4_{row}", f"table4_{other}") for row, other in ("10", "20", "30", "43", "54", "64", "76")
 ]
+PLUS, BEYOND = Path("configs/sample/kgdet_plus_tiny.yaml"), Path("configs/sample/beyond")
 NEIGHBOURS += [("table2_selection", "table2_encoding"), ("table4_4", "table2_encoding")]
 
 
@@ -77,3 +78,31 @@ def test_it_is_trained_and_predicts(name):
     for result in results:
         instances = result["instances"]
         assert len(instances) > 0 and instances.pred_keypoints.isfinite().all()
+
+
+@pytest.mark.parametrize("part", ["norm", "quality", "giou", "refiner", "ema"])
+def test_what_is_alone_in_one_row_lacks_in_another(part):
+    """In the same keys, with their values the other way round."""
+    alone = changed(BEYOND / f"plus_{part}_alone.yaml", BEYOND / "plus_nothing.yaml")
+    without = changed(PLUS, BEYOND / f"plus_without_{part}.yaml")
+    assert alone == without != {}
+
+
+def test_rows_without_a_part_lack_nothing_else():
+    rows = sorted(BEYOND.glob("plus_without_*.yaml"))
+    several = {"norm", "quality", "giou", "refiner"}  # what belongs together, such as a loss and its weight
+    keys = [set(changed(PLUS, row)) for row in rows]
+    single = [
+        row
+        for row, changes in zip(rows, keys, strict=True)
+        if row.stem.removeprefix("plus_without_") not in several and len(changes) != 1
+    ]
+    assert not single and len(set(map(frozenset, keys))) == len(rows) == 9
+
+
+def test_the_row_of_nothing_has_none_of_them():
+    """But for the landmarks' score and heat maps, which are the refiner's alone."""
+    changes = set(changed(PLUS, BEYOND / "plus_nothing.yaml"))
+    each = {key for row in BEYOND.glob("plus_without_*.yaml") for key in changed(PLUS, row)}
+    assert each - changes == {"MODEL.KGDET.REFINER.QUALITY_WEIGHT", "MODEL.KGDET.REFINER.SHARED"}
+    assert changes <= each
