@@ -25,8 +25,8 @@ the images of that, one after the other, instead of noise. Changes of AP are to 
 Modes: "inference" and "training" of the whole; "head", inference from the features of the neck on, which are
 computed once. Parts: "preprocess", "backbone" (bottom-up), "neck", "head", "postprocess", "refiner", in
 training "loss", "backward" and "optimiser", and the "rest". A compiled neck counts as "backbone". On CUDA all
-is timed by events. "backbone alone" is the first config's run by itself, in training there and back. Memory is
-what a run needs beyond what was there before it: of CUDA's allocator, or of the process' resident memory.
+is timed by events. "backbone alone" is the first config's run by itself, in training there and back. Memory
+is what a run needs beyond what was there before it: of CUDA's allocator, or of the process' resident memory.
 
 --aggregation times what both branches of a stage sample at their points, on 256 channels at --size locations,
 beside torchvision's deformable convolution.
