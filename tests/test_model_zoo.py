@@ -53,13 +53,13 @@ def test_ours_stand_beside_the_paper_s():
     text = model_zoo.page({"big": [row("configs/kgdet_R50.yaml", "deepfashion2_val", 50.0, 20.0)]})
     line = line_of("configs/kgdet_R50.yaml", text)
     assert "67.9" in line and "50.00 ± 2.00" in line and "20.00 ± 2.00" in line and NOT_RUN not in line
-    assert NOT_RUN in line_of("configs/fcos_R50.yaml", text) and "## big" not in text
+    assert NOT_RUN in line_of("configs/fcos_R50.yaml", text) and "## Big" not in text
 
 
 def test_the_same_config_on_other_data_is_no_result_on_deepfashion2():
     text = model_zoo.page({"drawn": [row("configs/kgdet_R50.yaml", "synthfashion_val", 50.0)]})
     assert NOT_RUN in line_of("configs/kgdet_R50.yaml", text)
-    drawn = text[text.index("## drawn: synthfashion_val") :]
+    drawn = text[text.index("## Drawn: synthfashion_val") :]
     assert "50.00 ± 2.00" in drawn and "a machine" in drawn and "abc" in drawn
 
 
@@ -78,7 +78,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(model_zoo, "RESULTS", tmp_path)
     monkeypatch.setattr(model_zoo, "PAGE", tmp_path / "PAGE.md")
     (tmp_path / "drawn.json").write_text(json.dumps([row("a.yaml", "mine", 30.0)]))
-    assert model_zoo.main([]) == 0 and "## drawn: mine" in (tmp_path / "PAGE.md").read_text()
+    assert model_zoo.main([]) == 0 and "## Drawn: mine" in (tmp_path / "PAGE.md").read_text()
     (tmp_path / "broken.json").write_text("[")
     assert model_zoo.main([]) == 1
     assert "broken.json: expected a comparison.json" in capsys.readouterr().err

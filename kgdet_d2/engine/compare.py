@@ -209,5 +209,7 @@ def conditions(rows: list[dict]) -> list[str]:
             length = f"{budget['seconds']} s" if budget else f"{result['iterations']} iterations"
             trained = f"{length} in batches of {result['batch']} photos, {result['dataset']}"
             lines[f"Trained: {trained}; {result['hardware']}; {packages}."] = None
+            if result.get("overrides"):
+                lines[f"All with {' '.join(result['overrides'])}"] = None
         lines[f"Timed: {row['timed_on']}, {row['threads']} used."] = None
     return list(lines)
