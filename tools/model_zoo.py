@@ -112,8 +112,8 @@ size; an R-CNN's are the most that its config allows, with all its boxes."""
 
 NOTES = {  # on single results
     "sample_from_random_weights": [
-        """`kgdet_plus_tiny_scratch.yaml` was trained and timed on another day than the others: scores and costs
-compare, milliseconds do not."""
+        """`kgdet_plus_tiny_scratch.yaml` was trained and timed on another day than the others: scores and
+costs compare, milliseconds do not."""
     ],
 }
 
@@ -157,7 +157,8 @@ def page(comparisons: dict[str, list[dict]]) -> str:
         if others := [row for row in rows if row["runs"][0]["dataset"] not in paper_datasets]:
             title = name.replace("_", " ").capitalize()
             parts += [f"## {title}: {others[0]['runs'][0]['dataset']}", SAMPLE, *NOTES.get(name, [])]
-            parts += [table(others), "\n".join(f"- {line}" for line in conditions(others)), differences(others)]
+            parts += [table(others), "\n".join(f"- {line}" for line in conditions(others))]
+            parts.append(differences(others))
     return "\n\n".join(parts) + "\n"
 
 
