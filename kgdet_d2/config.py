@@ -1,5 +1,6 @@
 """Config keys that KGDet and its peers add to Detectron2's, their allowed values, and load_config."""
 
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
@@ -318,13 +319,27 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
         ValueError: a key or schema that does not exist, or values that contradict one another.
     """
     config_file = str(find_config(config_file))
+    return _made_config(lambda cfg: cfg.merge_from_file(config_file), opts, f"config {config_file!r}")
+
+
+def config_from_text(text: str, opts: list[str]) -> CfgNode:
+    """Make a config of what ``CfgNode.dump`` returned and KEY VALUE overrides, as :func:`load_config` does.
+
+    Raises:
+        ValueError: a key or schema that does not exist, or values that contradict one another.
+    """
+    return _made_config(lambda cfg: cfg.merge_from_other_cfg(CfgNode.load_cfg(text)), opts, "config")
+
+
+def _made_config(merge: Callable[[CfgNode], None], opts: list[str], what: str) -> CfgNode:
+    """Merge values and overrides into the defaults, and check the config."""
     cfg = get_cfg()
     add_kgdet_config(cfg)
     try:
-        cfg.merge_from_file(config_file)
+        merge(cfg)
         cfg.merge_from_list(opts)
     except (KeyError, AssertionError, ValueError) as error:
-        raise ValueError(f"config {config_file!r} with {opts}: {error}") from error
+        raise ValueError(f"{what} with {opts}: {error}") from error
     _fill_in_numbers(cfg)
     check_config(cfg, CHOICES, RANGES)
     cfg.freeze()

@@ -39,6 +39,7 @@ The input's pickle is not executed: anything but tensors and plain Python is ref
 weight. Those of the neck that reach no output are not built by default (MODEL.FPN.FULL False); Detectron2
 then warns that the checkpoint has keys that are not used, and loads the rest.
 """
+RELEASE_CONFIG = "kgdet_R50.yaml"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--reverse", action="store_true", help="from this project's names to the release's")
     parser.add_argument(
         "--config-file",
-        default="kgdet_R50.yaml",
+        default=RELEASE_CONFIG,
         metavar="YAML",
         help="of a model with the weights' classes, landmarks and widths; default: %(default)s",
     )

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
+from kgdet_d2.checkpoint.checkpointer import load_model
 from kgdet_d2.config import check_weights, load_config
 from kgdet_d2.figure_page import fit, grid, titled, write_jpeg
 from kgdet_d2.modeling import optimize_for_inference
@@ -29,6 +31,16 @@ page.jpg. Example:
 """
 PAGE_COLUMNS = 4
 PAGE_CELL = (720, 540)  # width, height in pixels; two upright photos fill it
+
+
+class Predictor(DefaultPredictor):
+    """Detectron2's, of weights that are all of the model's, and with ``MODEL.INFERENCE``."""
+
+    def __init__(self, cfg: CfgNode):
+        self.cfg = cfg
+        self.model = optimize_for_inference(load_model(cfg), cfg)
+        self.aug = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+        self.input_format = cfg.INPUT.FORMAT
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -79,8 +91,7 @@ def draw_dataset(
     if not records:
         raise ValueError(f"dataset {dataset!r}: no photos among the first {max_images} to draw")
     metadata = MetadataCatalog.get(dataset)
-    predictor = DefaultPredictor(cfg)
-    predictor.model = optimize_for_inference(predictor.model, cfg)
+    predictor = Predictor(cfg)
     figures = []
     for record in tqdm(records, desc=f"drawing {dataset}", unit="photo"):
         figure = draw_photo(record, predictor, metadata, score_threshold)

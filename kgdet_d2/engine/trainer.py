@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
@@ -25,6 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from kgdet_d2.checkpoint.checkpointer import FashionCheckpointer
 from kgdet_d2.config import check_weights, load_config
 from kgdet_d2.config_files import find_config
 from kgdet_d2.data import (
@@ -63,6 +63,7 @@ class Trainer(DefaultTrainer):
     that read MODEL.WEIGHTS. The weights that learn are in the trainer's state, to be resumed.
     """
 
+    checkpointer: FashionCheckpointer
     _ema: EMAHook | None = None
 
     @classmethod
@@ -99,6 +100,9 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """Build Detectron2's hooks, and the average of the weights."""
+        self.checkpointer = FashionCheckpointer(
+            self.checkpointer.model, self.cfg.OUTPUT_DIR, cfg=self.cfg, **self.checkpointer.checkpointables
+        )
         hooks = super().build_hooks()
         if not self.cfg.SOLVER.EMA.ENABLED:
             return hooks
@@ -251,7 +255,7 @@ def main(args: argparse.Namespace) -> dict:
     trainer_class = MatchingTrainer if cfg.MODEL.META_ARCHITECTURE == "MatchRCNN" else Trainer
     if args.eval_only:
         model = trainer_class.build_model(cfg).eval()
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
+        FashionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
         results = trainer_class.test(cfg, optimize_for_inference(model, cfg))
         if comm.is_main_process():
             verify_results(cfg, results)

@@ -1,9 +1,10 @@
 """The landmarks of a dataset: classes, names, mirror pairs, and the precision of their annotation."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,22 @@ class KeypointSchema:
     def _require(self, condition: bool, message: str) -> None:
         if not condition:
             raise ValueError(f"keypoint schema {self.name!r} ({self.num_classes} classes): {message}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes by name, of what JSON can express."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "KeypointSchema":
+        """Make a schema of what :meth:`to_dict` returned, lists in place of tuples.
+
+        Raises:
+            ValueError: attributes that are missing or unknown, or that contradict one another.
+        """
+        names = [field.name for field in fields(cls)]
+        if sorted(values) != sorted(names):
+            raise ValueError(f"keypoint schema: expected the attributes {names}, got {list(values)}")
+        return cls(**{name: _with_tuples(value) for name, value in values.items()})
 
     @property
     def num_classes(self) -> int:
@@ -154,6 +171,10 @@ class KeypointSchema:
     def gather(self, keypoints: np.ndarray, class_index: int) -> np.ndarray:
         """Take a class's landmarks (..., K_c, D) out of the global slots (..., K, D)."""
         return keypoints[..., list(self.slots[class_index]), :]
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _mirrored_name(name: str) -> str:

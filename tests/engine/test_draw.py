@@ -43,7 +43,7 @@ def photos(tmp_path):
 
 
 class OneSkirt:
-    """In the place of DefaultPredictor."""
+    """In the place of the predictor."""
 
     def __init__(self, cfg):
         self.model = torch.nn.Linear(1, 1).eval()
@@ -65,7 +65,7 @@ def arguments(tmp_path, *extra):
 
 
 def test_figures_and_page(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(draw, "DefaultPredictor", OneSkirt)
+    monkeypatch.setattr(draw, "Predictor", OneSkirt)
     run(arguments(tmp_path))
     written = {path.name for path in (tmp_path / "figures").iterdir()}
     assert written == {"000000.jpg", "000001.jpg", "000002.jpg", "page.jpg"}
@@ -76,7 +76,7 @@ def test_figures_and_page(photos, tmp_path, monkeypatch):
 
 
 def test_max_images_and_threshold(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(draw, "DefaultPredictor", OneSkirt)
+    monkeypatch.setattr(draw, "Predictor", OneSkirt)
     run(arguments(tmp_path, "--max-images", "2", "--score-threshold", "0.9"))
     assert len(list((tmp_path / "figures").iterdir())) == 3
     figure = cv2.imread(str(tmp_path / "figures" / "000001.jpg")).astype(int)
@@ -91,7 +91,7 @@ def test_missing_weights_are_told_before_any_work(photos, tmp_path):
 
 
 def test_unreadable_photo(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(draw, "DefaultPredictor", OneSkirt)
+    monkeypatch.setattr(draw, "Predictor", OneSkirt)
     Path(photos[0]["file_name"]).write_bytes(b"not a photo")
     with pytest.raises(RuntimeError, match=r"000000\.jpg: cannot read"):
         run(arguments(tmp_path))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kgdet_d2 import cli
+from kgdet_d2.checkpoint.checkpointer import config_of
 from kgdet_d2.config import load_config
 from kgdet_d2.data.register import register_all
 from kgdet_d2.engine import MatchingTrainer, Trainer, main, trainer
@@ -102,6 +103,25 @@ def test_checkpoint_holds_optimizer_and_schedule(trained):
     trainer = state["trainer"]
     assert state["iteration"] == trainer["iteration"] == 1
     assert trainer["_trainer"]["optimizer"]["state"] and trainer["hooks"]["LRScheduler"]["last_epoch"] == 2
+
+
+def test_a_checkpoint_says_what_model_it_is_of(trained):
+    weights = str(trained.output / "model_final.pth")
+    cfg = load_config(str(trained.output / "config.yaml"), ["MODEL.WEIGHTS", weights])
+    assert config_of(weights, []).dump() == cfg.dump()
+
+
+def test_weights_of_another_model_are_not_evaluated(here, tmp_path, capfd):
+    torch.save({"model": {"net.conv1.weight": torch.zeros(3)}}, tmp_path / "other.pth")
+    opts = [
+        "--eval-only",
+        "MODEL.WEIGHTS",
+        str(tmp_path / "other.pth"),
+        "OUTPUT_DIR",
+        str(tmp_path / "output"),
+    ]
+    assert cli.main(["train", *options(*opts)]) == 1
+    assert "other.pth: expected the weights of this model, found 0 of " in capfd.readouterr().err
 
 
 def test_resume_goes_on_where_it_stopped(trained, here):

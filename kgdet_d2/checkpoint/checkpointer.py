@@ -1,0 +1,167 @@
+"""Checkpoints that say what model they are of, and weights that are checked when they are read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from fvcore.common.checkpoint import _IncompatibleKeys
+from torch import nn
+
+from kgdet_d2.checkpoint.convert import RELEASE_CONFIG, from_release, origin_of, read_checkpoint
+from kgdet_d2.config import config_from_text, load_config
+from kgdet_d2.schema import KeypointSchema, get_schema, register_schema
+
+_DESCRIPTION = "kgdet_d2"  # the checkpoint's key of what describe() returns
+_SHOWN = 3  # names in a message
+
+
+class FashionCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, which checks what it reads, and whose files hold config and landmarks.
+
+    :meth:`load` expects a file of the whole model; with ``checkpointables=[]``, as where a training starts,
+    it takes the weights that fit, and logs in one line what it has left out. The release's own files are
+    taken as they are. But for Detectron2's .pkl files no pickle is executed.
+
+    Args:
+        model: to save and load.
+        save_dir: the folder of checkpoints.
+        cfg: of the model, which goes into the checkpoints; None where none are saved.
+        checkpointables: with ``state_dict`` and ``load_state_dict``, by name.
+    """
+
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, cfg: CfgNode | None = None, **checkpointables: Any
+    ):
+        super().__init__(model, save_dir, **checkpointables)
+        self._cfg = cfg
+        self._path, self._whole = "", True
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write a checkpoint, with the config and the landmarks."""
+        description = {} if self._cfg is None else {_DESCRIPTION: describe(self._cfg)}
+        super().save(name, **kwargs, **description)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a checkpoint, and return what is in it beside the model.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: names the file and what is wrong with it: no weights, or not those of this model.
+        """
+        self._path, self._whole = path, checkpointables is None
+        return super().load(path, checkpointables)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith((".pkl", ".pyth")):
+            return super()._load_file(filename)
+        checkpoint = read_checkpoint(Path(filename))
+        checkpoint.pop(_DESCRIPTION, None)
+        return as_ours(checkpoint, Path(filename))
+
+    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
+        """Refuse weights that do not fit, or log what was left out.
+
+        Raises:
+            ValueError: none of the model's weights is in the file, or not all where it is of a whole model.
+        """
+        names = set(filter(_is_weight, self.model.state_dict()))
+        missing = [name for name in incompatible.missing_keys if name in names]
+        shapes = [
+            f"{name} (expected {tuple(expected)}, got {tuple(found)})"
+            for name, found, expected in incompatible.incorrect_shapes
+        ]
+        numbers = f"{len(names) - len(missing) - len(shapes)} of {len(names)} weights of the model"
+        problems = {
+            "not in the file": missing,
+            "of another shape": shapes,
+            "not of the model": list(incompatible.unexpected_keys),
+        }
+        listed = "; ".join(
+            f"{len(found)} {kind}: {_first(found)}" for kind, found in problems.items() if found
+        )
+        if len(missing) + len(shapes) >= len(names) or (self._whole and (missing or shapes)):
+            raise ValueError(
+                f"{self._path}: expected the weights of this model, found {numbers}; {listed}. Another "
+                "--config-file may be theirs; kgdet convert turns the release's files into this project's"
+            )
+        if listed:
+            self.logger.info("%s: took %s; %s", self._path, numbers, listed)
+
+
+def _is_weight(name: str) -> bool:
+    """Return whether files must have it: not what the config says, nor counters, which nothing reads."""
+    return not name.endswith("num_batches_tracked") and name not in ("pixel_mean", "pixel_std")
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def describe(cfg: CfgNode) -> dict[str, str]:
+    """Return what a checkpoint says of its model: ``config``, YAML, and ``schema``, JSON."""
+    return {"config": cfg.dump(), "schema": json.dumps(get_schema(cfg.MODEL.KGDET.SCHEMA).to_dict())}
+
+
+def as_ours(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a checkpoint with ``model``; the release's is converted, and weights alone are put there.
+
+    Raises:
+        ValueError: names the file, whose weights are under ``state_dict`` and not the release's.
+    """
+    if "state_dict" in checkpoint:
+        return _from_release(checkpoint, path)[0]
+    return checkpoint if "model" in checkpoint else {"model": checkpoint}
+
+
+def _from_release(checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return our checkpoint, and the changes that :data:`RELEASE_CONFIG` needs."""
+    try:
+        return from_release(checkpoint, RELEASE_CONFIG, origin_of(path))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: the weights are under 'state_dict', as mmdetection and Lightning write them, and are "
+            "not those of the released KGDet, which kgdet convert (tools/convert_official_weights.py) takes: "
+            f"{error}"
+        ) from error
+
+
+def config_of(path: str | Path, opts: list[str]) -> CfgNode:
+    """Return the config of the model that a checkpoint is of, with MODEL.WEIGHTS for it.
+
+    Landmarks that are not known yet are registered.
+
+    Args:
+        path: written by :class:`FashionCheckpointer`, or the release's.
+        opts: KEY VALUE overrides.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: names the file, which does not say what model it is of, or says something impossible.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    opts = ["MODEL.WEIGHTS", str(path), *opts]
+    if _DESCRIPTION in checkpoint:
+        description = checkpoint[_DESCRIPTION]
+        try:
+            register_schema(KeypointSchema.from_dict(json.loads(description["schema"])))
+            return config_from_text(description["config"], opts)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}: what it says of its model cannot be read: {error}") from error
+    if "state_dict" in checkpoint:
+        changes = _from_release(checkpoint, Path(path))[1]
+        return load_config(RELEASE_CONFIG, [*(item for pair in changes.items() for item in pair), *opts])
+    raise ValueError(f"{path}: it does not say what model it is of; name its config with --config-file")
+
+
+def load_model(cfg: CfgNode) -> nn.Module:
+    """Build the config's model for inference, with the weights of MODEL.WEIGHTS.
+
+    Raises:
+        FileNotFoundError, ValueError: see :meth:`FashionCheckpointer.load`.
+    """
+    model = build_model(cfg).eval()
+    FashionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model
