@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from kgdet_d2.config import load_config
 from kgdet_d2.data import AnnotationTable, FashionDataset
+from kgdet_d2.data.images import read_image
 from kgdet_d2.data.inspect import plots, statistics
 from kgdet_d2.data.inspect.flip_check import (
     AGREES,
@@ -28,7 +29,6 @@ from kgdet_d2.data.inspect.flip_check import (
     check_flip_map,
 )
 from kgdet_d2.data.inspect.statistics import Row
-from kgdet_d2.data.mapper import read_image
 from kgdet_d2.figure_page import fit, grid, titled, write_jpeg
 from kgdet_d2.modeling.assigners import assign_by_center
 from kgdet_d2.schema import KeypointSchema

@@ -9,12 +9,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.catalog import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
 from kgdet_d2.checkpoint.checkpointer import load_model
 from kgdet_d2.config import check_weights, load_config
+from kgdet_d2.data.images import read_image
 from kgdet_d2.figure_page import fit, grid, titled, write_jpeg
 from kgdet_d2.modeling import optimize_for_inference
 from kgdet_d2.utils.catalog import schema_of_dataset
@@ -117,10 +117,7 @@ def draw_photo(
     Raises:
         RuntimeError: the photo cannot be read.
     """
-    try:
-        image = read_image(record["file_name"], format="BGR")
-    except OSError as error:
-        raise RuntimeError(f"{record['file_name']}: cannot read the photo: {error}") from error
+    image = read_image(record["file_name"], "BGR")
     instances = predictor(image)["instances"]
     rgb = image[:, :, ::-1]
     truth = FashionVisualizer(rgb, metadata).draw_dataset_dict(record)

@@ -83,6 +83,16 @@ def test_max_images_and_threshold(photos, tmp_path, monkeypatch):
     assert np.abs(figure[40:] - 128).max() < 10  # no garment in truth, none above the threshold
 
 
+def test_a_16_bit_photo_is_drawn_as_an_8_bit_one(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(draw, "Predictor", OneSkirt)
+    path = tmp_path / "grey.png"
+    cv2.imwrite(str(path), np.full((256, 192), 128 * 256, np.uint16))
+    photos[0]["file_name"] = str(path)
+    run(arguments(tmp_path, "--max-images", "2", "--score-threshold", "0.9"))
+    photo = cv2.imread(str(tmp_path / "figures" / "grey.jpg")).astype(int)[40:, 576:]
+    assert np.abs(photo - 128).max() < 10
+
+
 def test_missing_weights_are_told_before_any_work(photos, tmp_path):
     command = [*arguments(tmp_path)[:-1], str(tmp_path / "nowhere.pth")]
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):

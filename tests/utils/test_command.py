@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kgdet_d2 import cli
-from kgdet_d2.data.mapper import read_image
+from kgdet_d2.data.images import read_image
 from kgdet_d2.utils.command import at_least, exit_status
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kgdet_d2.data.mapper import read_image
+from kgdet_d2.data.images import read_image
 
 # How the stored quarters 0 1 / 2 3 are to be seen, by EXIF orientation. The standard says where the stored
 # first row and first column belong: 6, for instance, is "row 0 at the right, column 0 at the top".
