@@ -12,13 +12,23 @@ from kgdet_d2.utils.command import DETECTRON2_MISSING
 if find_spec("detectron2") is not None:
     from kgdet_d2 import data, modeling
     from kgdet_d2.config import add_kgdet_config, load_config
+    from kgdet_d2.garments import Garments
+    from kgdet_d2.predictor import FashionPredictor
 
 try:
     __version__ = version("kgdet_d2")
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["__version__", "add_kgdet_config", "data", "load_config", "modeling"]
+__all__ = [
+    "FashionPredictor",
+    "Garments",
+    "__version__",
+    "add_kgdet_config",
+    "data",
+    "load_config",
+    "modeling",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -25,9 +25,11 @@ MAY_IMPORT = {
     "checkpoint": {"modeling", "config", "schema", "utils"},
     "visualizer": {"structures", "schema", "utils"},
     "figure_page": {"visualizer", "structures", "schema", "utils"},
+    "garments": {"visualizer", "data", "structures", "schema", "utils"},
+    "predictor": {"garments", "checkpoint", "modeling", "data", "config", "schema", "utils"},
     "complexity": {"modeling", "layers", "config", "geometry", "schema", "utils"},
     "install_detectron2": {"utils"},
-    "__init__": {"config", "utils"},
+    "__init__": {"predictor", "garments", "config", "utils"},
 }
 MAY_IMPORT["engine"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

@@ -1,22 +1,18 @@
 """The command ``kgdet draw``: predictions beside the ground truth."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import transforms as T
 from detectron2.data.catalog import Metadata
-from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
-from kgdet_d2.checkpoint.checkpointer import load_model
 from kgdet_d2.config import check_weights, load_config
 from kgdet_d2.data.images import read_image
 from kgdet_d2.figure_page import fit, grid, titled, write_jpeg
-from kgdet_d2.modeling import optimize_for_inference
+from kgdet_d2.predictor import FashionPredictor
 from kgdet_d2.utils.catalog import schema_of_dataset
 from kgdet_d2.utils.command import command_parser
 from kgdet_d2.visualizer import FashionVisualizer
@@ -31,16 +27,6 @@ page.jpg. Example:
 """
 PAGE_COLUMNS = 4
 PAGE_CELL = (720, 540)  # width, height in pixels; two upright photos fill it
-
-
-class Predictor(DefaultPredictor):
-    """Detectron2's, of weights that are all of the model's, and with ``MODEL.INFERENCE``."""
-
-    def __init__(self, cfg: CfgNode):
-        self.cfg = cfg
-        self.model = optimize_for_inference(load_model(cfg), cfg)
-        self.aug = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-        self.input_format = cfg.INPUT.FORMAT
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -91,25 +77,22 @@ def draw_dataset(
     if not records:
         raise ValueError(f"dataset {dataset!r}: no photos among the first {max_images} to draw")
     metadata = MetadataCatalog.get(dataset)
-    predictor = Predictor(cfg)
+    predictor = FashionPredictor.from_config(cfg, score_threshold=score_threshold)
     figures = []
     for record in tqdm(records, desc=f"drawing {dataset}", unit="photo"):
-        figure = draw_photo(record, predictor, metadata, score_threshold)
+        figure = draw_photo(record, predictor, metadata)
         write_jpeg(output / f"{Path(record['file_name']).stem}.jpg", figure)
         figures.append(fit(figure, PAGE_CELL))
     write_jpeg(output / "page.jpg", grid(figures, PAGE_COLUMNS))
 
 
-def draw_photo(
-    record: dict, predictor: Callable[[np.ndarray], dict], metadata: Metadata, score_threshold: float
-) -> np.ndarray:
+def draw_photo(record: dict, predictor: FashionPredictor, metadata: Metadata) -> np.ndarray:
     """Draw ground truth and prediction of a photo side by side.
 
     Args:
         record: the photo's dataset dict.
-        predictor: BGR uint8 (H, W, 3) -> a dict with the detections, "instances".
+        predictor: of the detections.
         metadata: of the dataset.
-        score_threshold: 0..1; detections from it on are drawn.
 
     Returns:
         The figure, BGR uint8 (h, 2 w, 3).
@@ -117,11 +100,9 @@ def draw_photo(
     Raises:
         RuntimeError: the photo cannot be read.
     """
-    image = read_image(record["file_name"], "BGR")
-    instances = predictor(image)["instances"]
-    rgb = image[:, :, ::-1]
-    truth = FashionVisualizer(rgb, metadata).draw_dataset_dict(record)
-    visualizer = FashionVisualizer(rgb, metadata, score_threshold=score_threshold)
-    prediction = visualizer.draw_instance_predictions(instances)
-    panels = {"ground truth": truth, f"prediction, score from {score_threshold:g}": prediction}
+    image = read_image(record["file_name"], "RGB")
+    detections = predictor(image).to_instances()
+    truth = FashionVisualizer(image, metadata).draw_dataset_dict(record)
+    prediction = FashionVisualizer(image, metadata).draw_instance_predictions(detections)
+    panels = {"ground truth": truth, f"prediction, score from {predictor.score_threshold:g}": prediction}
     return np.hstack([titled(drawn.get_image()[:, :, ::-1], title) for title, drawn in panels.items()])

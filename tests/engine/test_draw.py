@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from kgdet_d2.engine import draw
+from kgdet_d2.garments import Garments
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,8 +46,12 @@ def photos(tmp_path):
 class OneSkirt:
     """In the place of the predictor."""
 
-    def __init__(self, cfg):
-        self.model = torch.nn.Linear(1, 1).eval()
+    def __init__(self, score_threshold):
+        self.score_threshold = score_threshold
+
+    @classmethod
+    def from_config(cls, cfg, *, score_threshold):
+        return cls(score_threshold)
 
     def __call__(self, photo):
         instances = Instances(photo.shape[:2])
@@ -54,7 +59,7 @@ class OneSkirt:
         instances.scores = torch.tensor([0.8])
         instances.pred_classes = torch.tensor([8])
         instances.pred_keypoints = torch.full((1, SCHEMA.num_keypoints, 3), 40.0)
-        return {"instances": instances}
+        return Garments.from_instances(instances[instances.scores >= self.score_threshold], SCHEMA)
 
 
 def arguments(tmp_path, *extra):
@@ -65,7 +70,7 @@ def arguments(tmp_path, *extra):
 
 
 def test_figures_and_page(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(draw, "Predictor", OneSkirt)
+    monkeypatch.setattr(draw, "FashionPredictor", OneSkirt)
     run(arguments(tmp_path))
     written = {path.name for path in (tmp_path / "figures").iterdir()}
     assert written == {"000000.jpg", "000001.jpg", "000002.jpg", "page.jpg"}
@@ -76,7 +81,7 @@ def test_figures_and_page(photos, tmp_path, monkeypatch):
 
 
 def test_max_images_and_threshold(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(draw, "Predictor", OneSkirt)
+    monkeypatch.setattr(draw, "FashionPredictor", OneSkirt)
     run(arguments(tmp_path, "--max-images", "2", "--score-threshold", "0.9"))
     assert len(list((tmp_path / "figures").iterdir())) == 3
     figure = cv2.imread(str(tmp_path / "figures" / "000001.jpg")).astype(int)
@@ -84,7 +89,7 @@ def test_max_images_and_threshold(photos, tmp_path, monkeypatch):
 
 
 def test_a_16_bit_photo_is_drawn_as_an_8_bit_one(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(draw, "Predictor", OneSkirt)
+    monkeypatch.setattr(draw, "FashionPredictor", OneSkirt)
     path = tmp_path / "grey.png"
     cv2.imwrite(str(path), np.full((256, 192), 128 * 256, np.uint16))
     photos[0]["file_name"] = str(path)
@@ -101,7 +106,7 @@ def test_missing_weights_are_told_before_any_work(photos, tmp_path):
 
 
 def test_unreadable_photo(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(draw, "Predictor", OneSkirt)
+    monkeypatch.setattr(draw, "FashionPredictor", OneSkirt)
     Path(photos[0]["file_name"]).write_bytes(b"not a photo")
     with pytest.raises(RuntimeError, match=r"000000\.jpg: cannot read"):
         run(arguments(tmp_path))
