@@ -29,6 +29,7 @@ COMMANDS = {
     ),
     "check": Command("kgdet_d2.engine.check", "look at a dataset before training on it"),
     "draw": Command("kgdet_d2.engine.draw", "draw predictions beside the ground truth"),
+    "predict": Command("kgdet_d2.engine.predict.command", "find the garments of photos, folders and films"),
     "evaluate": Command("kgdet_d2.engine.evaluate", "evaluate stored predictions again, without the model"),
     "errors": Command("kgdet_d2.engine.errors", "tell what costs AP: kinds of errors, oracles"),
     "analyze": Command("kgdet_d2.complexity", "count a model's parameters and multiply-adds"),

@@ -1,10 +1,10 @@
 """From photos to garments, in Python."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
@@ -19,6 +19,25 @@ from kgdet_d2.schema import get_schema
 
 # A garment has one name here: of those that overlap so much the best is left.
 _ONE_NAME = ["MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST", "0.7"]
+
+
+class PhotoMapper:
+    """The way from a photo to a model's input, for inference.
+
+    Args:
+        cfg: its ``INPUT``.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        self.image_format = cfg.INPUT.FORMAT
+        self.resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+
+    def __call__(self, photo: Photo) -> dict:
+        """Return ``image``, a tensor of the resized photo, and the photo's own ``height`` and ``width``."""
+        image = to_array(photo, self.image_format)
+        height, width = image.shape[:2]
+        resized = self.resize.get_transform(image).apply_image(image)
+        return {"image": image_to_tensor(resized), "height": height, "width": width}
 
 
 class FashionPredictor:
@@ -37,8 +56,7 @@ class FashionPredictor:
         self.schema = get_schema(cfg.MODEL.KGDET.SCHEMA)
         self.score_threshold = score_threshold
         self.batch_size = batch_size
-        sides = [cfg.INPUT.MIN_SIZE_TEST] * 2
-        self.resize = T.ResizeShortestEdge(sides, cfg.INPUT.MAX_SIZE_TEST)
+        self.mapper = PhotoMapper(cfg)
 
     @classmethod
     def from_checkpoint(
@@ -96,22 +114,15 @@ class FashionPredictor:
             return self([photos])[0]
         found: list[Garments] = []
         for start in range(0, len(photos), self.batch_size):
-            found += self._predict(photos[start : start + self.batch_size])
+            batch = photos[start : start + self.batch_size]
+            files = [str(photo) if isinstance(photo, str | Path) else "" for photo in batch]
+            garments = self.predict_mapped([self.mapper(photo) for photo in batch])
+            found += [replace(each, file=file) for each, file in zip(garments, files, strict=True)]
         return found
 
     @torch.inference_mode()
-    def _predict(self, photos: list[Photo]) -> list[Garments]:
-        """Find the garments of a batch of photos."""
-        inputs = [self._input(to_array(photo, self.cfg.INPUT.FORMAT)) for photo in photos]
-        garments = []
-        for photo, output in zip(photos, self.model(inputs), strict=True):
-            instances = output["instances"]
-            instances = instances[instances.scores >= self.score_threshold]
-            file = str(photo) if isinstance(photo, str | Path) else ""
-            garments.append(Garments.from_instances(instances, self.schema, file=file))
-        return garments
-
-    def _input(self, image: np.ndarray) -> dict:
-        height, width = image.shape[:2]
-        resized = self.resize.get_transform(image).apply_image(image)
-        return {"image": image_to_tensor(resized), "height": height, "width": width}
+    def predict_mapped(self, inputs: list[dict]) -> list[Garments]:
+        """Find the garments of photos that :class:`PhotoMapper` has mapped, all at a time."""
+        outputs = [output["instances"] for output in self.model(inputs)]
+        kept = [instances[instances.scores >= self.score_threshold] for instances in outputs]
+        return [Garments.from_instances(instances, self.schema) for instances in kept]
