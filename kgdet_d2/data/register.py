@@ -27,13 +27,13 @@ class _Source:
     prepare_command: str
 
 
-_DEEPFASHION2_SPLITS = {"train": "train", "val": "validation"}
+_SAMPLE_SPLITS = {"train": "train", "val": "validation"}
 _PREPARE = "python datasets/prepare_deepfashion2.py --root {folder}"
 _BUILTIN = {
-    "deepfashion2": _Source(DEEPFASHION2, _DEEPFASHION2_SPLITS, "{split}/image", _PREPARE),
+    "deepfashion2": _Source(DEEPFASHION2, _SAMPLE_SPLITS | {"test": "test"}, "{split}/image", _PREPARE),
     "synthfashion": _Source(
         DEEPFASHION2,
-        _DEEPFASHION2_SPLITS,
+        _SAMPLE_SPLITS,
         "{split}/image",
         f"python datasets/make_synthetic.py --root {{folder}} && {_PREPARE}",
     ),
@@ -88,7 +88,7 @@ def register_fashion(
 
 
 def register_all(root: str | Path) -> None:
-    """Register ``<dataset>_train`` and ``<dataset>_val`` of every dataset named below, and ``fld_test``.
+    """Register ``<dataset>_train`` and ``_val`` of every dataset named below, and the test splits of two.
 
     A second call replaces what the first registered.
 

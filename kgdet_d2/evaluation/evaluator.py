@@ -48,7 +48,9 @@ class FashionEvaluator(DatasetEvaluator):
     model whose instances have no pred_keypoints has neither. The numbers are those of pycocotools on the
     landmarks of all classes with one sigma each.
 
-    Images of the dataset that were not predicted count as missed, with a warning.
+    Images of the dataset that were not predicted count as missed, with a warning. Where the dataset has no
+    garment, as photos without annotation, predictions are written, nothing is scored, and the results are
+    empty.
 
     Args:
         dataset_name: a registered dataset, see :func:`load_ground_truth`.
@@ -62,8 +64,7 @@ class FashionEvaluator(DatasetEvaluator):
             It takes some 5 KB a detection.
 
     Raises:
-        ValueError: when the metadata has no schema, the sigmas do not fit the schema, or the dataset has no
-            garment.
+        ValueError: when the metadata has no schema, or the sigmas do not fit the schema.
     """
 
     def __init__(
@@ -91,8 +92,6 @@ class FashionEvaluator(DatasetEvaluator):
                 f"OKS sigmas (TEST.KEYPOINT_OKS_SIGMAS) for dataset {dataset_name!r}: expected "
                 f"{schema.num_keypoints}, one per landmark of {schema.name!r}, got {len(self.sigmas)}"
             )
-        if not self.ground_truth.num_garments:
-            raise ValueError(f"dataset {dataset_name!r}: expected garments to evaluate on, found none")
         self.reset()
 
     def reset(self) -> None:
@@ -149,6 +148,9 @@ class FashionEvaluator(DatasetEvaluator):
             )
         if self.output_dir:
             self._save(predictions, self.output_dir)
+        if not truth.num_garments:
+            logger.info("%s: there is no garment in its annotations, so nothing to score", self.dataset_name)
+            return {}
         curves = average_precisions(
             truth,
             predictions,

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -18,6 +19,8 @@ from kgdet_d2.config import load_config
 from kgdet_d2.data.register import register_all
 from kgdet_d2.engine import MatchingTrainer, Trainer, main, trainer
 from kgdet_d2.modeling.losses import KGDetCriterion
+from kgdet_d2.schema import DEEPFASHION2
+from kgdet_d2.structures.predictions import Predictions
 
 CONFIG = "configs/sample/kgdet_tiny.yaml"
 QUICK = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.STEPS", "()", "DATALOADER.NUM_WORKERS", "0", "SEED", "1"]
@@ -137,6 +140,20 @@ def test_eval_only(trained, here, tmp_path):
     assert {"bbox", "keypoints"} <= results.keys()
     log = (tmp_path / "log.txt").read_text()
     assert "box AP50" in log and "Starting training" not in log
+
+
+def test_a_split_without_annotations_is_predicted_and_not_scored(trained, datasets_root, here, tmp_path):
+    shutil.copytree(
+        datasets_root / "synthfashion/validation/image", datasets_root / "deepfashion2/test/image"
+    )
+    root = ["--root", str(datasets_root / "deepfashion2"), "--workers", "1"]
+    assert cli.main(["prepare", "deepfashion2", *root]) == 0
+    opts = ["--eval-only", "MODEL.WEIGHTS", str(trained.output / "model_final.pth")]
+    opts += ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('deepfashion2_test',)"]
+    assert train(*opts) == {}
+    assert "nothing to score" in (tmp_path / "log.txt").read_text()
+    file = tmp_path / "inference/deepfashion2_test/predictions.npz"
+    assert len(Predictions.load(file, DEEPFASHION2)) == 3
 
 
 def test_every_part_of_the_recipe_at_once(here, tmp_path):

@@ -389,11 +389,19 @@ def test_a_datasets_own_columns_give_what_its_dicts_give(register, make_scene, m
         assert results[0][task] == pytest.approx(results[1][task], rel=0, abs=0, nan_ok=True)
 
 
-def test_dataset_without_schema_or_garments(register):
+def test_dataset_without_schema(register):
     with pytest.raises(ValueError, match="expected keypoint_schema"):
         FashionEvaluator(register([photo(1, [])], keypoint_schema=None))
-    with pytest.raises(ValueError, match="expected garments"):
-        FashionEvaluator(register([photo(1, [])]))
+
+
+def test_photos_without_annotation_are_not_scored(register, tmp_path, caplog, make_instances):
+    evaluator = FashionEvaluator(register([photo(1, [])]), output_dir=str(tmp_path), distributed=False)
+    found = make_instances([[1, 2, 30, 40]], [0.9], [0], np.zeros((1, SCHEMA.num_keypoints, 2)))
+    evaluator.process([{"image_id": 1}], [{"instances": found}])
+    with caplog.at_level("INFO"):
+        assert evaluator.evaluate() == {}
+    assert "nothing to score" in caplog.text
+    assert Predictions.load(tmp_path / "predictions.npz", SCHEMA).num_detections == 1
 
 
 @pytest.mark.parametrize("field", ["pred_boxes", "scores", "pred_keypoints"])

@@ -76,6 +76,41 @@ def read_split(
     return annotations, problems
 
 
+def read_photos_alone(
+    folder: Path, *, workers: int = 1, strict: bool = False
+) -> tuple[AnnotationTable, list[RecordIssue]]:
+    """Read the names and sizes of the photos of a split that has no annotations, as the test split has none.
+
+    Args:
+        folder: the split's folder, with ``image`` in it.
+        workers: processes that read.
+        strict: stop at the first problem.
+
+    Returns:
+        The photos, without garments, in the order of their names, and the problems.
+
+    Raises:
+        FileNotFoundError: ``image`` is missing, or there is no photo in it.
+        ValueError: any problem when ``strict``.
+    """
+    files = sorted((folder / "image").glob("*.jpg"), key=attrgetter("name"))
+    if not files:
+        raise FileNotFoundError(f"{folder / 'image'}: there is no photo (*.jpg) in it")
+    return read_photos(
+        read_photo_alone, files, DEEPFASHION2, description=folder.name, workers=workers, strict=strict
+    )
+
+
+def read_photo_alone(image_file: Path) -> tuple[Photo | None, list[RecordIssue]]:
+    """Read a photo's number and size; None where it cannot be used, and why."""
+    try:
+        image_id = _number("file name", r"(\d{1,18})", image_file.stem)
+        width, height = image_size(image_file)
+    except RecordError as error:
+        return None, [RecordIssue.of(error, image_file, "", "photo")]
+    return Photo(image_file.name, image_id, width, height, [], {}), []
+
+
 def _check_names(folder: Path, files: list[Path]) -> tuple[list[Path], list[RecordIssue]]:
     """Select the annotations to read, each number once.
 

@@ -24,7 +24,8 @@ DEEPFASHION2_DESCRIPTION = """Turn DeepFashion2's native tree into the compact f
 
     kgdet prepare deepfashion2 --root datasets/deepfashion2
 
-For each split it writes <split>.npz and <split>_report.tsv, a line for everything that was left out. With
+For each split it writes <split>.npz and <split>_report.tsv, a line for everything that was left out. The test
+split has photos alone: they can be predicted, and not evaluated. With
 --official-coco it also writes what the official evaluation reads, 294 landmarks a garment, twice:
 <split>_coco_all.json, and <split>_coco_visible.json where occluded landmarks are not labelled.
 """
@@ -35,7 +36,8 @@ FLD_DESCRIPTION = """Turn FLD's text lists into the compact files that kgdet_d2 
 For each split it writes <split>.npz and <split>_report.tsv, a line for everything that was left out.
 lists_report.tsv has what concerns no split alone: photos that are in none, wrong numbers of rows.
 """
-_KNOWN_SPLITS = ("train", "validation")
+_TEST = "test"  # whose annotations are not published
+_KNOWN_SPLITS = ("train", "validation", _TEST)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     deepfashion2_parser = _add_dataset(datasets, "deepfashion2", DEEPFASHION2_DESCRIPTION)
     add = deepfashion2_parser.add_argument
-    add("--splits", nargs="+", metavar="SPLIT", help="default: train and validation where they are")
+    add("--splits", nargs="+", metavar="SPLIT", help="default: train, validation and test, where they are")
     add("--no-segmentation", action="store_true", help="leave the polygons out")
     add("--official-coco", action="store_true", help="also write the official evaluation's two files")
     deepfashion2_parser.set_defaults(prepare=prepare_deepfashion2)
@@ -100,12 +102,13 @@ def run(args: argparse.Namespace) -> None:
 def prepare_deepfashion2(args: argparse.Namespace) -> None:
     """Write the annotation files of DeepFashion2's splits."""
     for split in find_splits(args.root, args.splits):
-        annotations, problems = deepfashion2.read_split(
-            args.root / split,
-            segmentation=not args.no_segmentation,
-            workers=args.workers,
-            strict=args.strict,
-        )
+        how = {"workers": args.workers, "strict": args.strict}
+        if split == _TEST and not (args.root / split / "annos").exists():
+            annotations, problems = deepfashion2.read_photos_alone(args.root / split, **how)
+        else:
+            annotations, problems = deepfashion2.read_split(
+                args.root / split, segmentation=not args.no_segmentation, **how
+            )
         official = {}
         for mode, visible_only in {"visible": True, "all": False}.items() if args.official_coco else ():
             name = f"{split}_coco_{mode}.json"

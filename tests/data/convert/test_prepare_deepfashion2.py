@@ -6,6 +6,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 
 from kgdet_d2.schema import DEEPFASHION2
@@ -166,3 +167,22 @@ def test_workers_are_one_or_more(script, capsys):
     with pytest.raises(SystemExit):
         script.main(["--workers", "0"])
     assert "--workers: expected 1 or more, got 0" in capsys.readouterr().err
+
+
+def test_the_test_split_has_photos_alone(main, native_tree, capsys):
+    """Which are found, unlike those of a split that should have annotations."""
+    image = native_tree / "test" / "image"
+    image.mkdir(parents=True)
+    for name in ("000009.jpg", "000002.jpg"):
+        Image.new("RGB", (30, 20)).save(image / name)
+    (image / "000010.jpg").write_bytes(b"no photo")
+    (image / "cover.jpg").write_bytes((image / "000002.jpg").read_bytes())
+    assert main(["--root", str(native_tree)]) == 0
+    table = AnnotationTable.load(native_tree / "annotations/test.npz", DEEPFASHION2)
+    assert table.file_name.tolist() == ["000002.jpg", "000009.jpg"] and table.image_id.tolist() == [2, 9]
+    assert (table.num_garments, set(table.height), set(table.width)) == (0, {20}, {30})
+    report = read_report(native_tree / "annotations" / "test_report.tsv")
+    assert [Path(row["path"]).name for row in report] == ["000010.jpg", "cover.jpg"]
+    (native_tree / "train" / "image").mkdir(parents=True)
+    assert main(["--root", str(native_tree), "--splits", "train"]) == 1
+    assert "train/annos: there is no such folder" in capsys.readouterr().err
