@@ -169,7 +169,7 @@ class Job:
         missing = [index for index, folder in enumerate(self._parts) if not folder.is_dir()]
         rows = {index: self._rows(index) for index in missing}
         batches = [batch for index in missing for batch in self._batches(rows[index])]
-        dataset = _Photos(self.sources, PhotoMapper(self.predictor.cfg), keep=self._draws)
+        dataset = _Photos(self.sources, self.predictor.mapper, keep=self._draws)
         loader = DataLoader(
             dataset, sampler=batches, batch_size=None, num_workers=workers, collate_fn=_as_it_is
         )

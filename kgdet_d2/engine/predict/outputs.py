@@ -41,6 +41,11 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
+def _read(outcomes: Iterable[Outcome]) -> Iterator[tuple[Source, Garments]]:
+    """Generate the photos that could be read, with their garments."""
+    return ((source, garments) for source, garments, _ in outcomes if garments is not None)
+
+
 def garment_columns(schema: KeypointSchema) -> pa.Schema:
     """Return the columns of the table of garments, a row each, with the landmarks' schema in the metadata.
 
@@ -59,9 +64,8 @@ def garment_table(outcomes: Sequence[Outcome], schema: KeypointSchema) -> pa.Tab
 
 
 def _garment_rows(outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
-    for source, garments, _ in outcomes:
-        for row in range(0 if garments is None else len(garments)):
-            assert garments is not None
+    for source, garments in _read(outcomes):
+        for row in range(len(garments)):
             x1, y1, x2, y2 = garments.boxes[row].tolist()
             landmarks = garments.keypoints[row] if garments.keypoints is not None else np.zeros((0, 3))
             yield {
@@ -106,15 +110,13 @@ def write_part(
 
 
 def _coco_results(outcomes: Iterable[Outcome]) -> Iterator[dict]:
-    for source, garments, _ in outcomes:
-        if garments is not None:
-            yield from garments.to_coco(source.image_id)
+    for source, garments in _read(outcomes):
+        yield from garments.to_coco(source.image_id)
 
 
 def _dicts(outcomes: Iterable[Outcome]) -> Iterator[dict]:
-    for source, garments, _ in outcomes:
-        if garments is not None:
-            yield garments.to_dict() | {"file": source.name}
+    for source, garments in _read(outcomes):
+        yield garments.to_dict() | {"file": source.name}
 
 
 _LINES: dict[str, Callable[[Iterable[Outcome]], Iterator[dict]]] = {"coco": _coco_results, "jsonl": _dicts}
