@@ -6,14 +6,18 @@ Detectron2 is missing it can be imported all the same, so that ``kgdet install-d
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from warnings import catch_warnings, filterwarnings
 
 from kgdet_d2.utils.command import DETECTRON2_MISSING
 
 if find_spec("detectron2") is not None:
-    from kgdet_d2 import data, modeling
-    from kgdet_d2.config import add_kgdet_config, load_config
-    from kgdet_d2.garments import Garments
-    from kgdet_d2.predictor import FashionPredictor
+    with catch_warnings():
+        # Detectron2 and fvcore call it while they are imported; no user of this package can mend that.
+        filterwarnings("ignore", "`torch.jit.* is deprecated", FutureWarning)
+        from kgdet_d2 import data, modeling
+        from kgdet_d2.config import add_kgdet_config, load_config
+        from kgdet_d2.garments import Garments
+        from kgdet_d2.predictor import FashionPredictor
 
 try:
     __version__ = version("kgdet_d2")

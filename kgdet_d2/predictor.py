@@ -10,8 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from torch import nn
 
-from kgdet_d2.checkpoint.checkpointer import config_of, load_model
-from kgdet_d2.config import load_config
+from kgdet_d2.checkpoint.checkpointer import find_model_config, load_model
 from kgdet_d2.data.images import Photo, image_to_tensor, to_array
 from kgdet_d2.garments import Garments
 from kgdet_d2.modeling import optimize_for_inference
@@ -61,7 +60,7 @@ class FashionPredictor:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | Path,
+        path: str | Path | None,
         device: str | None = None,
         score_threshold: float = 0.5,
         config: str | None = None,
@@ -70,22 +69,20 @@ class FashionPredictor:
         """Load a model.
 
         Args:
-            path: of a checkpoint of this project's or of the release's.
+            path: of a checkpoint of this project's or of the release's; None where ``config`` or ``opts``
+                name it as MODEL.WEIGHTS.
             device: "cpu", "cuda", ...; default: the GPU where there is one.
             score_threshold: of the garments that are kept, 0..1.
             config: the model's yaml file or the name of one, for weights that do not say what they are.
             opts: KEY VALUE overrides.
 
         Raises:
-            FileNotFoundError, ValueError: see :func:`kgdet_d2.checkpoint.checkpointer.config_of`; or the
-                weights do not fit the config.
+            FileNotFoundError, ValueError: see :func:`kgdet_d2.checkpoint.checkpointer.find_model_config`; or
+                the weights do not fit the config.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         opts = ["MODEL.DEVICE", device, *_ONE_NAME, *opts]
-        if config is None:
-            cfg = config_of(path, opts)
-        else:
-            cfg = load_config(config, ["MODEL.WEIGHTS", str(path), *opts])
+        cfg = find_model_config(config, path, opts)
         return cls.from_config(cfg, score_threshold=score_threshold)
 
     @classmethod

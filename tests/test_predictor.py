@@ -12,24 +12,14 @@ from PIL import Image
 
 import kgdet_d2
 from kgdet_d2 import FashionPredictor
-from kgdet_d2.checkpoint.checkpointer import FashionCheckpointer
 from kgdet_d2.config import load_config
-from kgdet_d2.modeling.meta_arch import FCOS, KGDet
-
-CONFIG = "configs/sample/kgdet_tiny.yaml"
-ANY_SCORE = ["MODEL.DEVICE", "cpu", "MODEL.KGDET.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "9"]
-
-
-def save(folder, config=CONFIG, model_class=KGDet, opts=()):
-    torch.manual_seed(0)
-    cfg = load_config(config, [*ANY_SCORE, *opts])
-    FashionCheckpointer(model_class(cfg), str(folder), cfg=cfg).save("model")
-    return folder / "model.pth"
+from kgdet_d2.modeling.meta_arch import FCOS
+from tests.helpers.untrained import ANY_SCORE, CONFIG, save_untrained
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("weights"))
+    return save_untrained(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +160,7 @@ def test_without_supervision(predictor, photo, monkeypatch):
 
 def test_a_model_of_boxes_alone(tmp_path, photo):
     opts = ["MODEL.FCOS.SCORE_THRESH_TEST", "0.0"]
-    path = save(tmp_path, "configs/sample/fcos_tiny.yaml", FCOS, opts)
+    path = save_untrained(tmp_path, "configs/sample/fcos_tiny.yaml", FCOS, opts)
     garments = FashionPredictor.from_checkpoint(path, "cpu", 0.0)(photo)
     assert len(garments) > 0 and garments.keypoints is None and garments.landmarks[0] == {}
     assert "keypoints" not in garments.to_coco(1)[0] and not garments.to_instances().has("pred_keypoints")
@@ -183,3 +173,14 @@ def test_weights_that_do_not_say_what_they_are_need_a_config(weights, tmp_path, 
         FashionPredictor.from_checkpoint(tmp_path / "bare.pth", "cpu")
     named = FashionPredictor.from_checkpoint(tmp_path / "bare.pth", "cpu", 0.0, CONFIG, ANY_SCORE)
     same(named(photo), predictor(photo))
+
+
+def test_weights_that_the_options_name(weights, predictor, photo):
+    opts = ["MODEL.WEIGHTS", str(weights)]
+    same(FashionPredictor.from_checkpoint(None, "cpu", 0.0, opts=opts)(photo), predictor(photo))
+
+
+@pytest.mark.parametrize("config", [None, CONFIG])
+def test_no_weights_at_all(config):
+    with pytest.raises(ValueError, match="expected"):
+        FashionPredictor.from_checkpoint(None, "cpu", config=config)

@@ -1,6 +1,7 @@
 """Checkpoints that say what model they are of, and weights that are checked when they are read."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from kgdet_d2.checkpoint.convert import RELEASE_CONFIG, from_release, origin_of, read_checkpoint
-from kgdet_d2.config import config_from_text, load_config
+from kgdet_d2.config import check_weights, config_from_text, load_config
 from kgdet_d2.schema import KeypointSchema, get_schema, register_schema
 
 _DESCRIPTION = "kgdet_d2"  # the checkpoint's key of what describe() returns
@@ -128,6 +129,27 @@ def _from_release(checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, Any
         ) from error
 
 
+def find_model_config(config_file: str | None, weights: str | Path | None, opts: Sequence[str]) -> CfgNode:
+    """Return the config of a model: that of a yaml file, or else the one that its weights hold.
+
+    Args:
+        config_file: its path or its name in the package; "" or None for none.
+        weights: the path of a checkpoint, for MODEL.WEIGHTS; None where ``opts`` may name it.
+        opts: KEY VALUE overrides.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`config_of` and :func:`kgdet_d2.config.load_config`; or there
+            is neither config nor weights.
+    """
+    opts = [*opts, *([] if weights is None else ["MODEL.WEIGHTS", str(weights)])]
+    if config_file:
+        return load_config(config_file, opts)
+    named = dict(zip(opts[::2], opts[1::2], strict=False)).get("MODEL.WEIGHTS")
+    if not named:
+        raise ValueError("expected --config-file, or --weights of a checkpoint that says what model it is of")
+    return config_of(named, opts)
+
+
 def config_of(path: str | Path, opts: list[str]) -> CfgNode:
     """Return the config of the model that a checkpoint is of, with MODEL.WEIGHTS for it.
 
@@ -160,8 +182,9 @@ def load_model(cfg: CfgNode) -> nn.Module:
     """Build the config's model for inference, with the weights of MODEL.WEIGHTS.
 
     Raises:
-        FileNotFoundError, ValueError: see :meth:`FashionCheckpointer.load`.
+        FileNotFoundError, ValueError: see :meth:`FashionCheckpointer.load`; or no weights are named.
     """
+    check_weights(cfg, required=True)
     model = build_model(cfg).eval()
     FashionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return model

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from tqdm import tqdm
 
-from kgdet_d2.config import check_weights, load_config
+from kgdet_d2.checkpoint.checkpointer import find_model_config
 from kgdet_d2.data.images import read_image
 from kgdet_d2.figure_page import fit, grid, titled, write_jpeg
 from kgdet_d2.predictor import FashionPredictor
@@ -22,8 +22,7 @@ DESCRIPTION = """Draw what a model predicts beside the ground truth.
 Writes one figure per photo, ground truth left and prediction right, and all of them on one page,
 page.jpg. Example:
 
-    kgdet draw --config-file kgdet_R50.yaml --output output/figures \\
-        MODEL.WEIGHTS output/model_final.pth MODEL.DEVICE cpu
+    kgdet draw --weights output/model_final.pth --output output/figures MODEL.DEVICE cpu
 """
 PAGE_COLUMNS = 4
 PAGE_CELL = (720, 540)  # width, height in pixels; two upright photos fill it
@@ -32,7 +31,8 @@ PAGE_CELL = (720, 540)  # width, height in pixels; two upright photos fill it
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of ``kgdet draw``."""
     parser = command_parser(DESCRIPTION)
-    parser.add_argument("--config-file", required=True, metavar="YAML")
+    parser.add_argument("--weights", metavar="FILE", help="of the model; or MODEL.WEIGHTS")
+    parser.add_argument("--config-file", metavar="YAML", help="of weights that do not say what they are of")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument("--dataset", metavar="NAME", help="a registered one; default: DATASETS.TEST's first")
     parser.add_argument("--max-images", type=int, default=24, metavar="N", help="the first N photos")
@@ -42,14 +42,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw the predictions of a config's model.
+    """Draw the predictions of a model.
 
     Raises:
         ValueError, FileNotFoundError: a config, weights or dataset that cannot be used.
         RuntimeError: a photo cannot be read.
     """
-    cfg = load_config(args.config_file, args.opts)
-    check_weights(cfg, required=True)
+    cfg = find_model_config(args.config_file, args.weights, args.opts)
     if not args.dataset and not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST: expected a dataset to draw, got none; or name one with --dataset")
     dataset = args.dataset or cfg.DATASETS.TEST[0]

@@ -24,8 +24,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from kgdet_d2.checkpoint.checkpointer import FashionCheckpointer
-from kgdet_d2.config import check_weights, load_config
+from kgdet_d2.checkpoint.checkpointer import FashionCheckpointer, find_model_config
+from kgdet_d2.config import check_weights
 from kgdet_d2.config_files import find_config
 from kgdet_d2.data import (
     FashionDatasetMapper,
@@ -49,7 +49,7 @@ retrieval, too."""
 EXAMPLES = """examples:
   kgdet train --config-file kgdet_R50.yaml --num-gpus 4
   kgdet train --config-file kgdet_R50.yaml --num-gpus 4 --resume
-  kgdet train --config-file kgdet_R50.yaml --eval-only MODEL.WEIGHTS path/to/model.pth
+  kgdet train --eval-only --weights output/kgdet_R50/model_final.pth
 
 on several machines, each with its --machine-rank:
   kgdet train --config-file kgdet_R50.yaml --num-machines 2 --machine-rank 0 --dist-url URL
@@ -236,14 +236,14 @@ def setup(args: argparse.Namespace) -> CfgNode:
     opts = list(args.opts)
     if args.num_gpus == 0:
         opts += ["MODEL.DEVICE", "cpu"]
-    cfg = load_config(args.config_file, opts)
+    cfg = find_model_config(args.config_file, args.weights, opts)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError("no CUDA device was found; train on the CPU with --num-gpus 0")
     check_weights(cfg, required=args.eval_only)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         schema_of_dataset(name)
     # Detectron2 logs the file's text, and does not know the names of those that come with the package.
-    config_file = str(find_config(args.config_file))
+    config_file = str(find_config(args.config_file)) if args.config_file else ""
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": config_file}))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="kgdet_d2")
     return cfg
@@ -266,9 +266,14 @@ def main(args: argparse.Namespace) -> dict:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``kgdet train``: Detectron2's."""
+    """Return the parser of ``kgdet train``: Detectron2's, and --weights."""
     parser = default_argument_parser(EXAMPLES)
     parser.description = DESCRIPTION
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="MODEL.WEIGHTS; a checkpoint of this project's needs no --config-file",
+    )
     return parser
 
 

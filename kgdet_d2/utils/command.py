@@ -9,6 +9,7 @@ DETECTRON2_MISSING = (
     "Detectron2 is not installed, and no package index has it under its name; install it with: "
     "kgdet install-detectron2 (in a checkout: python tools/install_detectron2.py)"
 )
+_OPTIONAL = frozenset({"gradio", "ray", "supervision", "timm"})  # packages; whoever needs one names its extra
 _INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 
@@ -57,7 +58,7 @@ def _is_for_the_user(error: Exception) -> bool:
     """Return whether the user can do something about an error."""
     if isinstance(error, OSError | ValueError | FloatingPointError | BrokenProcessPool):
         return True
-    if isinstance(error, ImportError) and error.name == "timm":  # which is optional
+    if isinstance(error, ImportError) and error.name in _OPTIONAL:
         return True
     # PyTorch raises RuntimeError, too, for any fault of a program.
     return _lacks_detectron2(error) or (isinstance(error, RuntimeError) and _is_raised_here(error))
