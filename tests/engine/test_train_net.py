@@ -261,3 +261,20 @@ def test_two_processes_train_the_full_neck(datasets_root, tmp_path):
     assert metrics(tmp_path)[-1]["bbox/AP"] >= 0
     state = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert state["model"].keys() == state["trainer"]["hooks"]["EMAHook"]["model"].keys()
+
+
+@pytest.mark.slow
+def test_a_training_again_gives_the_same_weights_and_scores(datasets_root, tmp_path):
+    """With all of the demo's parts, a worker that reads photos among them."""
+    weights, scores = [], []
+    for output in (tmp_path / "first", tmp_path / "second"):
+        config = ["--config-file", "configs/sample/kgdet_plus_tiny_scratch.yaml", "--num-gpus", "0"]
+        opts = [*QUICK, "SOLVER.MAX_ITER", "3", "DATALOADER.NUM_WORKERS", "1", "OUTPUT_DIR", str(output)]
+        done = run("train_net.py", *config, *opts, root=datasets_root)
+        assert done.returncode == 0, done.stderr
+        weights.append(torch.load(output / "model_final.pth", weights_only=True)["model"])
+        timeless = {"time", "data_time", "eta_seconds", "rank_data_time"}
+        scores.append({key: value for key, value in all_metrics(output).items() if key not in timeless})
+    first, second = weights
+    assert first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+    np.testing.assert_equal(scores[0], scores[1])  # where there is no score there is nan
