@@ -94,7 +94,7 @@ def test_what_the_wheel_holds(wheel):
     assert {name.removeprefix("kgdet_d2/") for name in names if name.endswith(".yaml")} == configs
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "kgdet_d2").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
-    assert "kgdet_d2/py.typed" in names
+    assert {"kgdet_d2/py.typed", "kgdet_d2/engine/report/page.html"} <= names
     assert "kgdet = kgdet_d2.cli:main" in entry_points
 
 

@@ -2,11 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from detectron2.structures import BoxMode
 
 from kgdet_d2.evaluation import AnnotationTable, load_ground_truth, plots
 from kgdet_d2.evaluation.average_precision import average_precisions
+from kgdet_d2.evaluation.box_form import warn_of_box_form
 from kgdet_d2.evaluation.by_attribute import attribute_values, subset_scores
 from kgdet_d2.evaluation.keypoint_error import keypoint_errors
 from kgdet_d2.evaluation.matching import BoxMatcher
@@ -18,6 +21,7 @@ from kgdet_d2.evaluation.report import (
     report_json,
 )
 from kgdet_d2.evaluation.tide import DetectionErrors, find_errors
+from kgdet_d2.structures.coco_results import load_coco_results
 from kgdet_d2.structures.predictions import Predictions
 from kgdet_d2.utils.command import command_parser
 from kgdet_d2.utils.io import atomic_write, write_json_array
@@ -27,9 +31,10 @@ DESCRIPTION = """Evaluate stored predictions again, without the model.
     kgdet evaluate --dataset deepfashion2_val --subsets --errors --output output/evaluation \\
         --predictions output/kgdet_R50/inference/deepfashion2_val/predictions.npz
 
-"kgdet train --eval-only" leaves the predictions in OUTPUT_DIR/inference. Always printed are box AP, landmark
-AP (visible and occluded landmarks; visible ones only), both by class, with the dataset's own OKS sigmas, and
-the landmarks' normalised error (NE) and PCK; of a model of boxes alone, box AP. Further:
+"kgdet train --eval-only" leaves the predictions in OUTPUT_DIR/inference. A file that ends in .json holds COCO
+results, of any tool. Always printed are box AP, landmark AP (visible and occluded landmarks; visible ones
+only), both by class, with the dataset's own OKS sigmas, and the landmarks' normalised error (NE) and PCK; of
+a model of boxes alone, box AP. Further:
 
     --subsets             AP by scale, occlusion, zoom_in, viewpoint, source (DeepFashion2) and
                           variation_type (FLD), whichever the dataset has, or by the attributes named;
@@ -55,10 +60,17 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def report_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser of the arguments that all commands on stored predictions have."""
+def report_parser(description: str, **output: Any) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that all commands on stored predictions have.
+
+    Args:
+        description: of the command.
+        **output: of the argument ``--output``, where it is not a folder of tables and figures.
+    """
     parser = command_parser(description)
-    parser.add_argument("--predictions", required=True, type=Path, metavar="NPZ")
+    parser.add_argument(
+        "--predictions", required=True, type=Path, metavar="PATH", help=".npz, or COCO results, .json"
+    )
     parser.add_argument("--dataset", required=True, metavar="NAME", help="the registered one they are of")
     parser.add_argument(
         "--score-threshold",
@@ -67,7 +79,8 @@ def report_parser(description: str) -> argparse.ArgumentParser:
         metavar="S",
         help="of the confusion matrix and the list of errors; 0..1, default 0.3",
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write tables and figures there")
+    output = {"metavar": "DIR", "help": "write tables and figures there"} | output
+    parser.add_argument("--output", type=Path, **output)
     return parser
 
 
@@ -109,19 +122,29 @@ def run(args: argparse.Namespace) -> None:
 def load(dataset: str, path: Path) -> tuple[AnnotationTable, Predictions]:
     """Load the ground truth of a registered dataset, and predictions on its photos.
 
+    Args:
+        dataset: its name.
+        path: COCO results where it ends in ``.json``, see :func:`load_coco_results`; otherwise what
+            :meth:`Predictions.save` wrote. Boxes that look as if they were not of the file's form give a
+            warning, see :func:`warn_of_box_form`.
+
     Raises:
         FileNotFoundError: there is no such predictions file.
         ValueError: the dataset is not registered or has no schema, the predictions are damaged or of another
             schema, or they are of a photo that the dataset does not have.
     """
     truth = load_ground_truth(dataset)
-    predictions = Predictions.load(path, truth.schema)
+    if path.suffix.lower() == ".json":
+        predictions, form = load_coco_results(path, truth), BoxMode.XYWH_ABS
+    else:
+        predictions, form = Predictions.load(path, truth.schema), BoxMode.XYXY_ABS
     unknown = np.setdiff1d(predictions.image_id, truth.image_id)
     if len(unknown):
         raise ValueError(
             f"{path}: expected predictions of photos of dataset {dataset!r}, got {len(unknown)} of other "
             f"photos, such as image {unknown[0]}"
         )
+    warn_of_box_form(truth, predictions, form, path)
     return truth, predictions
 
 

@@ -152,8 +152,7 @@ def keypoint_average_precision(
         One a subset.
 
     Raises:
-        ValueError: an image that was predicted is not in the ground truth, or a garment has no counted
-            landmark and predictions for it lack those of other classes.
+        ValueError: an image that was predicted is not in the ground truth.
     """
     sigmas = ground_truth.schema.sigmas if sigmas is None else sigmas
     predictions = predictions.ranked_by_keypoints()

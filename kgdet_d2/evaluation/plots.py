@@ -1,7 +1,8 @@
 """Figures of an evaluation: matplotlib figures that are not registered with pyplot, so no window opens."""
 
 from collections.abc import Mapping
-from itertools import product
+from io import BytesIO
+from itertools import cycle, product
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +14,7 @@ from kgdet_d2.evaluation.report import MEANINGS, worst_keypoints
 from kgdet_d2.utils.io import atomic_write
 
 _RECALLS = np.linspace(0, 1, 101)
+_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
 def save_png(figure: Figure, path: str | Path) -> None:
@@ -21,11 +23,19 @@ def save_png(figure: Figure, path: str | Path) -> None:
         figure.savefig(file, format="png", dpi=150)
 
 
+def svg(figure: Figure) -> bytes:
+    """Return the figure as an SVG file with letters as shapes, the same for the same figure."""
+    content = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "kgdet_d2", "svg.fonttype": "path"}):
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
 def confusion_figure(confusion: Mapping, score_threshold: float) -> Figure:
     """Draw the matrix of :func:`error_report`. Colours are shares of a row, numbers are counts."""
     counts = np.array(confusion["counts"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = 3.5 + 0.55 * len(counts)
+    side = 2.5 + 0.45 * len(counts)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -39,7 +49,7 @@ def confusion_figure(confusion: Mapping, score_threshold: float) -> Figure:
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, _short(count), ha="center", va="center", color=colour, fontsize=7)
+            axes.text(column, row, _short(count), ha="center", va="center", color=colour, fontsize=8)
     return figure
 
 
@@ -68,17 +78,51 @@ def errors_figure(kinds: Mapping[str, Mapping], average_precision: float) -> Fig
 
 def precision_recall_figure(results: Mapping[str, AveragePrecision]) -> Figure:
     """Draw precision against recall of each class at a similarity (IoU or OKS) of 0.5, a panel a title."""
-    figure = Figure(figsize=(5 * len(results) + 2, 5), layout="constrained")
+    curves = {title: result.precision[0, :, :, 0, -1].T for title, result in results.items()}
+    return _curves_figure(results, _RECALLS, curves, xlabel="recall", ylabel="precision", xlim=(0, 1))
+
+
+def threshold_figure(results: Mapping[str, AveragePrecision]) -> Figure:
+    """Draw AP, 0..1, of each class against the threshold of similarity (IoU or OKS), a panel a title."""
+    curves = {title: result.precision[..., 0, -1].mean(axis=1).T for title, result in results.items()}
+    return _curves_figure(
+        results, _THRESHOLDS, curves, xlabel="least IoU or OKS of a match", ylabel="AP", xlim=(0.5, 0.95)
+    )
+
+
+def _curves_figure(
+    results: Mapping[str, AveragePrecision],
+    x: np.ndarray,
+    curves: Mapping[str, np.ndarray],
+    *,
+    xlabel: str,
+    ylabel: str,
+    xlim: tuple[float, float],
+) -> Figure:
+    """Draw a curve a class, and in black the mean of the classes that have garments.
+
+    Args:
+        results: title -> what has the C classes.
+        x: float64 (n,).
+        curves: title -> float64 (C, n), -1 in a class without garments.
+        xlabel: below each panel.
+        ylabel: left of the first.
+        xlim: of all panels.
+    """
+    figure = Figure(figsize=(3.6 * len(results) + 1.8, 4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(results), sharey=True))
     for axes, (title, result) in zip(panels, results.items(), strict=True):
-        curves = result.precision[0, :, :, 0, -1].T
-        styles = product(("-", "--", ":"), _colours(10))
-        for name, curve, (line, colour) in zip(result.class_names, curves, styles, strict=False):
-            if (curve >= 0).all():
-                axes.plot(_RECALLS, curve, line, color=colour, label=name, linewidth=1.4)
-        axes.set(xlabel="recall", title=title, xlim=(0, 1), ylim=(0, 1.02))
+        known = np.flatnonzero((curves[title] >= 0).all(axis=1))
+        styles = cycle(product(("-", "--", ":"), _colours(10)))
+        for index, (name, (line, colour)) in enumerate(zip(result.class_names, styles, strict=False)):
+            if index in known:
+                axes.plot(x, curves[title][index], line, color=colour, label=name, linewidth=1.4)
+        if len(known):
+            axes.plot(x, curves[title][known].mean(axis=0), color="black", label="mean", linewidth=2.4)
+        axes.set(xlabel=xlabel, title=title, xlim=xlim, ylim=(0, 1.02))
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("precision")
+    panels[0].set_ylabel(ylabel)
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside right center", frameon=False)

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tabulate import tabulate
@@ -32,6 +32,29 @@ MEANINGS = {
 }
 WORST = 20
 _AP = ("AP", "AP50", "AP75")
+
+
+class Table(NamedTuple):
+    """A table of a report.
+
+    Attributes:
+        title: one line.
+        headers: of the columns.
+        rows: of cells, each as long as the headers: str, int, float, nan for what is not known.
+        digits: Python's format of the floats, of all columns or of each.
+    """
+
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence]
+    digits: str | Sequence[str] = ".2f"
+
+    def markdown(self) -> str:
+        """Return a heading and the table, "-" for nan."""
+        body = tabulate(
+            _nulled(self.rows), self.headers, tablefmt="pipe", floatfmt=self.digits, missingval="-"
+        )
+        return f"## {self.title}\n\n{body}"
 
 
 def keypoint_report(errors: KeypointErrors) -> dict[str, dict]:
@@ -63,7 +86,7 @@ def error_report(errors: DetectionErrors, *, score_threshold: float) -> dict:
         by_class = {}
         for index, name in enumerate(names):
             by_class[name] = {"count": int(counts[error][index]), "dAP": 100 * float(gains[error][index])}
-        kinds[_type_name(error)] = {
+        kinds[type_name(error)] = {
             "count": int(counts[error].sum()),
             "dAP": 100 * _nanmean(gains[error]),
             "by_class": by_class,
@@ -81,7 +104,7 @@ def error_report(errors: DetectionErrors, *, score_threshold: float) -> dict:
     }
 
 
-def _type_name(error: ErrorType) -> str:
+def type_name(error: ErrorType) -> str:
     """Return an error type's name in reports, such as "Cls"."""
     return error.name.capitalize()
 
@@ -114,13 +137,13 @@ def errors_csv(errors: DetectionErrors, *, score_threshold: float) -> Iterator[b
     wrong = np.isin(errors.error_type, ERRORS) & (predictions.score >= score_threshold)
     for row in np.flatnonzero(wrong).tolist():
         image_id = predictions.image_id[predictions.detection_image[row]]
-        kind = _type_name(ErrorType(errors.error_type[row]))
+        kind = type_name(ErrorType(errors.error_type[row]))
         score, predicted = f"{predictions.score[row]:.4f}", names[predictions.category_id[row]]
         detection_cells = [image_id, kind, score, predicted, *box_cells(predictions.box[row])]
         yield _csv_line([*detection_cells, *garment_cells(errors.garment[row])])
     for row in np.flatnonzero(errors.missed(score_threshold)).tolist():
         image_id = truth.image_id[truth.garment_image[row]]
-        yield _csv_line([image_id, _type_name(ErrorType.MISS), *[""] * 6, *garment_cells(row)])
+        yield _csv_line([image_id, type_name(ErrorType.MISS), *[""] * 6, *garment_cells(row)])
 
 
 def _csv_line(cells: Sequence) -> bytes:
@@ -132,24 +155,26 @@ def _csv_line(cells: Sequence) -> bytes:
 def markdown(report: Mapping) -> str:
     """Return the report's tables, a heading above each. AP and PCK are in percent, "-" is for nan."""
     predicted, images = report["photos_predicted"], report["photos"]
-    parts = [
+    heading = (
         f"# {report['dataset']}\n\n{report['predictions']}: {report['detections']:,} detections in "
-        f"{predicted:,} of {images:,} photos with {sum(report['garments'].values()):,} garments.",
-    ]
+        f"{predicted:,} of {images:,} photos with {sum(report['garments'].values()):,} garments."
+    )
+    tables: list[Table] = []
     if "scores" in report:
-        parts += _score_tables(report)
+        tables += score_tables(report)
     if "landmark_error" in report:
-        parts += _landmark_tables(report["landmark_error"])
+        tables += landmark_tables(report["landmark_error"])
     if "subsets" in report:
-        parts.append(_subset_table(report["subsets"]))
+        tables.append(subset_table(report["subsets"]))
     if "errors" in report:
-        parts += _error_tables(report["errors"], report["garments"])
+        tables += error_tables(report["errors"], report["garments"])
     if "oracles" in report:
-        parts += [_oracle_table(report["oracles"]), _matched_table(report["matched"])]
-    return "\n\n".join(parts) + "\n"
+        tables += [oracle_table(report["oracles"]), matched_table(report["matched"])]
+    return "\n\n".join([heading, *(table.markdown() for table in tables)]) + "\n"
 
 
-def _score_tables(report: Mapping) -> list[str]:
+def score_tables(report: Mapping) -> list[Table]:
+    """Return the table of AP overall and by size, and the one by class."""
     scores = report["scores"]
     titles = [TASKS[task] for task in scores]
     columns = [*_AP, "APs", "APm", "APl", "AR", "ARs", "ARm", "ARl"]
@@ -157,15 +182,16 @@ def _score_tables(report: Mapping) -> list[str]:
     for task, title in zip(scores, titles, strict=True):
         values = {"AR": scores[task].get("AR100"), **scores[task]}  # of boxes COCO's AR is that of 100
         rows.append([title, *(values.get(column, math.nan) for column in columns)])
-    overall = _table("Average precision", ["", *columns], rows)
+    overall = Table("Average precision", ["", *columns], rows)
     rows = []
     for name, count in report["garments"].items():
         rows.append([name, count, *(scores[task][f"AP-{name}"] for task in scores)])
     headers = ["class", "garments", *(f"{title} AP" for title in titles)]
-    return [overall, _table("Average precision by class", headers, rows)]
+    return [overall, Table("Average precision by class", headers, rows)]
 
 
-def _subset_table(subsets: Sequence[Mapping]) -> str:
+def subset_table(subsets: Sequence[Mapping]) -> Table:
+    """Return the table of AP by attribute."""
     tasks = [task for task in TASKS if all(task in row for row in subsets)]
     columns = list(product(tasks, _AP))
     headers = ["attribute", "value", "garments", *(f"{TASKS[task]} {score}" for task, score in columns)]
@@ -173,10 +199,10 @@ def _subset_table(subsets: Sequence[Mapping]) -> str:
     for row in subsets:
         scores = [row[task][score] for task, score in columns]
         rows.append([row["attribute"], row["name"], row["garments"], *scores])
-    return _table("Average precision by attribute", headers, rows)
+    return Table("Average precision by attribute", headers, rows)
 
 
-def _landmark_tables(errors: Mapping[str, Mapping]) -> list[str]:
+def landmark_tables(errors: Mapping[str, Mapping]) -> list[Table]:
     """Return tables of visible and of labelled landmarks, overall and by class, and the worst visible."""
     tables = []
     for labelled, scores in errors.items():
@@ -193,56 +219,59 @@ def worst_keypoints(by_keypoint: Mapping[str, Mapping], count: int = WORST) -> d
     return {name: by_keypoint[name] for name in worst}
 
 
-def _landmark_table(title: str, rows: Mapping[str, Mapping]) -> str:
+def _landmark_table(title: str, rows: Mapping[str, Mapping]) -> Table:
     shares = [f"{name}@{threshold:g}" for threshold, name in product(THRESHOLDS, ("PCK", "PCK_all"))]
     scores = ["garments", "garments_found", "NE", "NE_box", *shares]
     cells = [[name, *(row[score] for score in scores)] for name, row in rows.items()]
     digits = ["", "", "", ".4f", ".4f", *[".2f"] * len(shares)]
-    return _table(title, ["", "garments", "found", *scores[2:]], cells, digits)
+    return Table(title, ["", "garments", "found", *scores[2:]], cells, digits)
 
 
-def _error_tables(errors: Mapping, garments: Mapping[str, int]) -> list[str]:
+def error_tables(errors: Mapping, garments: Mapping[str, int]) -> list[Table]:
+    """Return the tables of kinds of errors, of these by class, and of what garments are taken for."""
     kinds, threshold = errors["kinds"], errors["score_threshold"]
     rows: list[list] = []
     for error, meaning in MEANINGS.items():
-        row = kinds[_type_name(error)]
-        rows.append([_type_name(error), meaning, row["count"], row["dAP"]])
+        row = kinds[type_name(error)]
+        rows.append([type_name(error), meaning, row["count"], row["dAP"]])
     rows.append(["", "AP50 as it is", math.nan, errors["AP50"]])
     title = "Errors of boxes, and the AP50 that mending one kind would gain (dAP)"
-    overall = _table(title, ["kind", "meaning", "count", "dAP"], rows)
+    overall = Table(title, ["kind", "meaning", "count", "dAP"], rows)
     rows = []
     for name, count in garments.items():
         rows.append([name, count, *(row["by_class"][name]["dAP"] for row in kinds.values())])
-    by_class = _table("dAP by class", ["class", "garments", *kinds], rows)
+    by_class = Table("dAP by class", ["class", "garments", *kinds], rows)
     rows = []
     for index, (name, count) in enumerate(garments.items()):
         if count:
             rows.append([name, count, *_confusion_cells(errors["confusion"], index)])
     headers = ["class", "garments", "right", "missed", "most often taken for", "times"]
     title = f"What garments are taken for, with a score of {threshold:g} or more"
-    return [overall, by_class, _table(title, headers, rows)]
+    return [overall, by_class, Table(title, headers, rows)]
 
 
-def _oracle_table(oracles: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def oracle_table(oracles: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """Return the table of AP by oracle."""
     columns = list(product(("bbox", "keypoints"), ("AP", "AP50")))
     rows = [[name, *(scores[task][score] for task, score in columns)] for name, scores in oracles.items()]
     headers = ["detections", *(f"{TASKS[task]} {score}" for task, score in columns)]
-    return _table("Average precision by oracles, IoU 0.5 or more with a garment", headers, rows)
+    return Table("Average precision by oracles, IoU 0.5 or more with a garment", headers, rows)
 
 
-def _matched_table(matched: Mapping[str, float]) -> str:
-    title = "Detections matched with garments; landmarks relative to the square root of the box's area"
+def matched_table(matched: Mapping[str, float]) -> Table:
+    """Return the table of how true matched detections are, of one row."""
     headers = {
         "garments": "garments",
         "found": "found",
         "right_class": "right class, %",
         "median_IoU": "median IoU",
         "compared": "landmarks compared in",
-        "landmark_error": "landmark error",
-        "common_shift": "common shift of it",
+        "landmark_error": "landmark error / sqrt(area)",
+        "common_shift": "common shift / sqrt(area)",
     }
     digits = ["", "", ".2f", ".4f", "", ".4f", ".4f"]
-    return _table(title, list(headers.values()), [[matched[name] for name in headers]], digits)
+    rows = [[matched[name] for name in headers]]
+    return Table("Detections matched with garments", list(headers.values()), rows, digits)
 
 
 def _confusion_cells(confusion: Mapping, index: int) -> list:
@@ -253,13 +282,6 @@ def _confusion_cells(confusion: Mapping, index: int) -> list:
     other = counts.argmax()
     name = confusion["predicted"][other] if counts[other] else "-"
     return [right, missed, name, counts[other]]
-
-
-def _table(
-    title: str, headers: Sequence[str], rows: Sequence[Sequence], digits: str | Sequence[str] = ".2f"
-) -> str:
-    body = tabulate(_nulled(rows), headers, tablefmt="pipe", floatfmt=digits, missingval="-")
-    return f"## {title}\n\n{body}"
 
 
 def _nanmean(values: np.ndarray) -> float:

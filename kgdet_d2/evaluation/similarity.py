@@ -106,7 +106,9 @@ class ObjectKeypointSimilarity:
     """COCO's OKS: the mean over a garment's counted landmarks of exp(-d^2 / (2 area (2 sigma)^2)).
 
     With a garment that has none, the mean is over the K landmarks of all classes, d being the distance
-    from the garment's box, doubled about its centre and then once more (x - w to x + 2 w), as in COCO.
+    from the garment's box, doubled about its centre and then once more (x - w to x + 2 w), as in COCO. Of a
+    detection that was not kept with all of them it is over its class's own, as COCO has it for a category of
+    no other landmarks.
 
     Args:
         ground_truth: images and garments.
@@ -130,12 +132,7 @@ class ObjectKeypointSimilarity:
         self.wide_row[predictions.wide_detection] = np.arange(len(predictions.wide_detection))
 
     def __call__(self, garments: np.ndarray, detections: np.ndarray) -> np.ndarray:
-        """Compute the OKS, see :class:`Similarity`.
-
-        Raises:
-            ValueError: a garment has no counted landmark, and the predictions lack the landmarks of other
-                classes.
-        """
+        """Compute the OKS, see :class:`Similarity`."""
         truth = self.ground_truth
         slots = list(truth.schema.slots[truth.category_id[garments[0]]])
         starts = self.predictions.keypoint_offsets[detections]
@@ -144,32 +141,38 @@ class ObjectKeypointSimilarity:
         for garment in garments:
             keypoints = slice(*truth.keypoint_offsets[garment : garment + 2])
             labelled = self.labelled[keypoints]  # (K_c,)
-            if labelled.any():
-                # (D, labelled, 2)
-                distance = predicted.compress(labelled, axis=1) - truth.points_float64[keypoints][labelled]
-                variances = self.variances[slots][labelled]
-            else:
-                distance, variances = self._distance_from_box(garment, detections), self.variances
-            columns.append(_oks(distance, variances, truth.area[garment]))
+            if not labelled.any():
+                columns.append(self._bare_similarity(garment, detections, predicted, self.variances[slots]))
+                continue
+            # (D, labelled, 2)
+            distance = predicted.compress(labelled, axis=1) - truth.points_float64[keypoints][labelled]
+            columns.append(_oks(distance, self.variances[slots][labelled], truth.area[garment]))
         return np.stack(columns, axis=1)
 
-    def _distance_from_box(self, garment: int, detections: np.ndarray) -> np.ndarray:
-        """Return float64 (D, K, 2), the distances in x and in y of all K landmarks from the doubled box."""
-        truth = self.ground_truth
+    def _bare_similarity(
+        self, garment: int, detections: np.ndarray, predicted: np.ndarray, variances: np.ndarray
+    ) -> np.ndarray:
+        """Return float64 (D,), of a garment without counted landmarks.
+
+        Args:
+            garment: its row.
+            detections: int64 (D,), rows.
+            predicted: float32 (D, K_c, 2), their class's landmarks.
+            variances: (K_c,).
+        """
+        box, area = self.ground_truth.box_float64[garment], self.ground_truth.area[garment]
+        similarity = _oks(_distance_from_box(predicted, box), variances, area)
         rows = self.wide_row[detections]
-        missing = np.count_nonzero(rows < 0)
-        if missing:
-            image_id = truth.image_id[truth.garment_image[garment]]
-            raise ValueError(
-                f"image {image_id}: a garment without labelled landmarks is compared with the landmarks of "
-                f"all classes, which {missing} detections lack: they were made for another ground truth"
-            )
-        keypoints = self.predictions.wide_keypoints[rows]
-        corner, opposite = truth.box_float64[garment].reshape(2, 2)
-        size = opposite - corner
-        below = np.maximum(0, corner - size - keypoints)
-        above = np.maximum(0, keypoints - (corner + 2 * size))
-        return below + above
+        wide = self.predictions.wide_keypoints[rows[rows >= 0]]
+        similarity[rows >= 0] = _oks(_distance_from_box(wide, box), self.variances, area)
+        return similarity
+
+
+def _distance_from_box(points: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return float64 (..., 2), the distances in x and in y of points from a doubled box x1 y1 x2 y2."""
+    corner, opposite = box.reshape(2, 2)
+    size = opposite - corner
+    return np.maximum(0, corner - size - points) + np.maximum(0, points - (corner + 2 * size))
 
 
 def _oks(distance: np.ndarray, variances: np.ndarray, area: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -43,7 +43,9 @@ class Predictions:
 
     In one case COCO's OKS reads all K: a garment without any labelled landmark is compared by the distance
     of all landmarks from its doubled box, and a detection near it is ignored. So W detections, those in an
-    image that has such a garment of their class, are kept with all K. Then results are COCO's own.
+    image that has such a garment of their class, are kept with all K. Then results are COCO's own. Where they
+    are not kept, because the ground truth was not at hand or another tool found no others, the landmarks of
+    the class are compared alone.
 
     :meth:`from_instances` and :meth:`load` check that all numbers are finite.
 
@@ -118,7 +120,11 @@ class Predictions:
 
     def ranked_by_keypoints(self) -> "Predictions":
         """Return the predictions with the landmarks' scores, where they have their own, as those of all."""
-        return replace(self, score=self.keypoint_score) if self.keypoint_score.any() else self
+        return replace(self, score=self.keypoint_score) if self._is_ranked_by_keypoints else self
+
+    @cached_property
+    def _is_ranked_by_keypoints(self) -> bool:
+        return bool(self.keypoint_score.any())
 
     @cached_property
     def box_xywh(self) -> np.ndarray:
@@ -219,36 +225,48 @@ class Predictions:
             return cls(schema=schema, has_keypoints=has_keypoints, **read_columns(archive, _COLUMNS))
 
     def coco_results(self) -> Iterator[dict]:
-        """Generate one official COCO result a detection, image by image.
+        """Generate one official COCO result a detection, image by image, see :meth:`coco_result`."""
+        return map(self.coco_result, range(self.num_detections))
+
+    def coco_result(self, row: int, *, all_slots: bool = True) -> dict[str, Any]:
+        """Return a detection as an official COCO result.
 
         ``category_id`` is the class index + 1, as in DeepFashion2's own annotations; ``bbox`` is x y width
-        height; ``keypoints`` are 3 K numbers x, y, score over the global slots, the score being the
-        detection's, and zeros where a landmark is not kept; a model of boxes alone has no such key.
-        """
-        boxes = self.box_xywh
-        wide = dict(zip(self.wide_detection.tolist(), self.wide_keypoints, strict=True))
-        for row, image in enumerate(self.detection_image):
-            result = {
-                "image_id": int(self.image_id[image]),
-                "category_id": int(self.category_id[row]) + 1,
-                "bbox": boxes[row].tolist(),
-                "score": float(self.score[row]),
-            }
-            if self.has_keypoints:
-                result["keypoints"] = self._coco_keypoints(row, wide.get(row)).ravel().tolist()
-            yield result
+        height; ``keypoints`` are numbers x, y, score, the score being the detection's; a model of boxes alone
+        has no such key. Where landmarks are ranked by scores of their own these are ``keypoint_score``, which
+        other tools do not read.
 
-    def _coco_keypoints(self, row: int, wide: np.ndarray | None) -> np.ndarray:
-        """Return float32 (K, 3) of x, y, score; ``wide`` (K, 2) where all are kept."""
-        keypoints = np.zeros((self.schema.num_keypoints, 3), np.float32)
-        if wide is None:
-            slots = list(self.schema.slots[self.category_id[row]])
-            keypoints[slots, :2] = self.keypoints[slice(*self.keypoint_offsets[row : row + 2])]
-            keypoints[slots, 2] = self.score[row]
-        else:
-            keypoints[:, :2] = wide
-            keypoints[:, 2] = self.score[row]
-        return keypoints
+        Args:
+            row: the detection's.
+            all_slots: 3 K numbers over the global slots, zeros where a landmark is not kept; otherwise 3 K_c
+                numbers, of the class's own landmarks.
+        """
+        result = {
+            "image_id": int(self.image_id[self.detection_image[row]]),
+            "category_id": int(self.category_id[row]) + 1,
+            "bbox": self.box_xywh[row].tolist(),
+            "score": float(self.score[row]),
+        }
+        if self.has_keypoints:
+            result["keypoints"] = self._coco_keypoints(row, all_slots).ravel().tolist()
+        if self._is_ranked_by_keypoints:
+            result["keypoint_score"] = float(self.keypoint_score[row])
+        return result
+
+    def _coco_keypoints(self, row: int, all_slots: bool) -> np.ndarray:
+        """Return float32 (K, 3) or (K_c, 3) of x, y, score."""
+        own = self.keypoints[slice(*self.keypoint_offsets[row : row + 2])]
+        scored = np.column_stack([own, np.full(len(own), self.score[row])])
+        if not all_slots:
+            return scored
+        if row not in self._row_of_wide:
+            return self.schema.scatter(scored, self.category_id[row])
+        wide = self.wide_keypoints[self._row_of_wide[row]]
+        return np.column_stack([wide, np.full(len(wide), self.score[row])])
+
+    @cached_property
+    def _row_of_wide(self) -> dict[int, int]:
+        return {detection: row for row, detection in enumerate(self.wide_detection.tolist())}
 
 
 _COLUMNS = declared_columns(Predictions)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 
 @contextmanager
@@ -38,18 +38,19 @@ def write_json(path: str | Path, report: object) -> None:
         file.write(json.dumps(report, indent=2).encode() + b"\n")
 
 
-def write_json_array(file: BinaryIO, items: Iterable[object]) -> None:
+def write_json_array(file: IO[bytes], items: Iterable[object], *, allow_nan: bool = False) -> None:
     """Write items as one JSON array, an item a line; one item at a time is held as text.
 
     Args:
         file: open for writing bytes.
         items: what JSON can express, each.
+        allow_nan: write NaN, which many readers take, though JSON has no such number.
 
     Raises:
-        ValueError: a number that is not finite, which JSON cannot express.
+        ValueError: a number that is not finite, unless that is allowed.
     """
     file.write(b"[")
     for number, item in enumerate(items):
         file.write(b",\n" if number else b"\n")
-        file.write(json.dumps(item, allow_nan=False).encode())
+        file.write(json.dumps(item, allow_nan=allow_nan).encode())
     file.write(b"\n]\n")

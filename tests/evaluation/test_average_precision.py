@@ -319,9 +319,34 @@ def test_predictions_of_another_ground_truth(make_scene):
     for task in TASKS:
         with pytest.raises(ValueError, match=r"image \d+: no such image_id among the 10 photos"):
             ours(truth, unknown, task)
-    narrow = {"wide_detection": np.zeros(0, np.int64), "wide_keypoints": np.zeros((0, 294, 2), np.float32)}
-    with pytest.raises(ValueError, match=r"image \d+: a garment without labelled .* another ground truth"):
-        ours(truth, Predictions(**columns_of | narrow), "keypoints")
+
+
+def test_some_detections_without_landmarks_of_other_classes(make_scene):
+    """Each is compared as if all had them, or none had."""
+    truth, predictions = columns(make_scene(np.random.default_rng(0)))
+    predictions.wide_keypoints[:] += 1000  # so that it makes a difference
+
+    def similarities(wide):
+        chosen = {name: getattr(predictions, name)[wide] for name in ("wide_detection", "wide_keypoints")}
+        kept = Predictions(**vars_of(predictions) | chosen)
+        compute = ObjectKeypointSimilarity(truth, kept, sigmas=DEEPFASHION2.sigmas, visible_only=True)
+        return [
+            compute(garments, np.flatnonzero(of_class))
+            for garments, of_class in zip(bare_garments, detections, strict=True)
+        ]
+
+    bare_garments = [[row] for row in np.flatnonzero(truth.num_labelled(visible_only=True) == 0)]
+    detections = [predictions.category_id == truth.category_id[row] for (row,) in bare_garments]
+    is_wide = np.zeros(predictions.num_detections, bool)
+    is_wide[predictions.wide_detection[::2]] = True
+    every, none = np.arange(len(predictions.wide_detection)), np.zeros(0, int)
+    cases = zip(similarities(every[::2]), similarities(every), similarities(none), detections, strict=True)
+    differ = 0
+    for found, if_all, if_none, of_class in cases:
+        expected = np.where(is_wide[of_class, None], if_all, if_none)
+        assert np.array_equal(found, expected)
+        differ += (if_all != if_none).sum()
+    assert differ > 5
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photos are not here")

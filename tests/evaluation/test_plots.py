@@ -1,6 +1,7 @@
 """Figures of an evaluation."""
 
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -54,8 +55,27 @@ def test_precision_and_recall(make_scene):
     figure = plots.precision_recall_figure({"boxes": result, "again": result})
     assert [axes.get_title() for axes in figure.axes] == ["boxes", "again"]
     for axes in figure.axes:
-        assert [line.get_label() for line in axes.lines] == ["upper", "full"]  # no lower to be found
+        assert [line.get_label() for line in axes.lines] == ["upper", "full", "mean"]  # no lower to be found
         assert np.array_equal(axes.lines[0].get_ydata(), result.precision[0, :, 0, 0, -1])
+        assert axes.lines[2].get_ydata().mean() == pytest.approx(result.summary()["AP50"] / 100)
+
+
+def test_thresholds(make_scene):
+    truth, predictions = columns(make_scene(np.random.default_rng(0), FLD, classes=[0, 2], images=20))
+    (result,) = box_average_precision(truth, predictions)
+    (axes,) = plots.threshold_figure({"boxes": result}).axes
+    summary = result.summary()
+    curves = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert {name: 100 * curve.mean() for name, curve in curves.items()} == pytest.approx(
+        {"upper": summary["AP-upper"], "full": summary["AP-full"], "mean": summary["AP"]}
+    )
+    ap75 = curves["mean"][axes.lines[0].get_xdata().round(2).tolist().index(0.75)]
+    assert [100 * curves["mean"][0], 100 * ap75] == pytest.approx([summary["AP50"], summary["AP75"]])
+
+
+def test_svg():
+    first, second = (plots.svg(plots.confusion_figure(CONFUSION, 0.3)) for _ in range(2))
+    assert first == second and ElementTree.fromstring(first).tag.endswith("svg")
 
 
 def test_landmarks():
