@@ -35,6 +35,10 @@ COMMANDS = {
     "evaluate": Command("kgdet_d2.engine.evaluate", "evaluate stored predictions again, without the model"),
     "errors": Command("kgdet_d2.engine.errors", "tell what costs AP: kinds of errors, oracles"),
     "report": Command("kgdet_d2.engine.report.command", "write what an evaluation found as one HTML page"),
+    "export-dataset": Command(
+        "kgdet_d2.engine.export_dataset",
+        "write data and predictions for COCO, CVAT, FiftyOne, Label Studio",
+    ),
     "analyze": Command("kgdet_d2.complexity", "count a model's parameters and multiply-adds"),
     "convert": Command("kgdet_d2.checkpoint.convert", "convert the released KGDet's weights, or back"),
     "fetch-backbone": Command("kgdet_d2.checkpoint.fetch", "fetch ImageNet weights of a small backbone"),

@@ -1,21 +1,18 @@
 """``kgdet evaluate`` on random data sets."""
 
-import contextlib
 import csv
-import io
 import json
 
 import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from kgdet_d2 import cli
 from kgdet_d2.engine import evaluate
 from kgdet_d2.evaluation import FashionEvaluator
 from kgdet_d2.schema import DEEPFASHION2, FLD
 from kgdet_d2.structures.predictions import Predictions
+from tests.helpers.coco_files import official_truth, pycocotools_scores
 from tests.helpers.columns import columns
 from tests.helpers.registered import NAME, random_case
 
@@ -110,52 +107,15 @@ def test_the_export_gives_the_numbers_back_exactly(scene, stored, tmp_path):
         assert (own[:, 2] == predictions.score[row]).all()
 
 
-def official_truth(scene, visible_only):
-    """As in DeepFashion2's own conversion: categories from 1, landmarks of all classes."""
-    annotations = []
-    for record in scene.records:
-        for annotation in record["annotations"]:
-            x1, y1, x2, y2 = annotation["bbox"]
-            own = np.reshape(annotation["keypoints"], (-1, 3)).copy()
-            if visible_only:
-                own[own[:, 2] == 1] = 0
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": record["image_id"],
-                    "category_id": annotation["category_id"] + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": 0,
-                    "keypoints": scene.schema.scatter(own, annotation["category_id"]).ravel().tolist(),
-                    "num_keypoints": int((own[:, 2] > 0).sum()),
-                }
-            )
-    return {
-        "images": [{"id": record["image_id"]} for record in scene.records],
-        "categories": [{"id": number} for number in range(1, scene.schema.num_classes + 1)],
-        "annotations": annotations,
-    }
-
-
 def test_pycocotools_on_the_export_gives_the_same_scores(scene, stored, tmp_path):
     run(stored, "--export-coco", tmp_path / "results.json", "--output", tmp_path)
     report = json.loads((tmp_path / "evaluation.json").read_text())
     for task in TASKS:
-        truth = tmp_path / f"{task}.json"
-        truth.write_text(json.dumps(official_truth(scene, task == "keypoints_visible")))
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO(str(truth))
-            evaluation = COCOeval(coco, coco.loadRes(str(tmp_path / "results.json")), task.split("_")[0])
-            if task != "bbox":
-                evaluation.params.kpt_oks_sigmas = np.array(scene.schema.sigmas)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
+        truth = official_truth(scene, task == "keypoints_visible")
+        expected = pycocotools_scores(truth, str(tmp_path / "results.json"), task, scene.schema.sigmas)
         scores = report["scores"][task]
         assert 0 < scores["AP"] < 100
-        found = [scores[name] for name in ("AP", "AP50", "AP75")]
-        assert found == pytest.approx((100 * evaluation.stats[:3]).tolist(), abs=1e-9)
+        assert [scores[name] for name in ("AP", "AP50", "AP75")] == pytest.approx(expected, abs=1e-9)
 
 
 def test_nothing_predicted(scene, tmp_path):
