@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -157,9 +156,8 @@ def _check_windows() -> None:
 
 def _show(pictures: Iterator[np.ndarray], *, wait: int = 1) -> None:
     """Show pictures in the window, each for so many milliseconds or, with 0, until a key; Esc ends it."""
-    with closing(pictures) as shown:
-        for picture in shown:
-            cv2.imshow(_WINDOW, picture)
-            if cv2.waitKey(wait) == _ESCAPE:
-                break
+    for picture in pictures:
+        cv2.imshow(_WINDOW, picture)
+        if cv2.waitKey(wait) == _ESCAPE:
+            break
     cv2.destroyAllWindows()
