@@ -1,5 +1,6 @@
 """The garments that a model finds on a photo, in the forms that other tools take."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from kgdet_d2.data.images import Photo, to_array
 from kgdet_d2.schema import KeypointSchema
 from kgdet_d2.structures.predictions import Predictions
-from kgdet_d2.visualizer import FashionVisualizer
+from kgdet_d2.visualizer import PARTS, FashionVisualizer
 
 if TYPE_CHECKING:
     import supervision
@@ -152,15 +153,16 @@ class Garments:
             xy=padded[..., :2], keypoint_confidence=padded[..., 2], class_id=self.classes
         )
 
-    def draw(self, photo: Photo) -> np.ndarray:
+    def draw(self, photo: Photo, *, parts: Collection[str] = PARTS) -> np.ndarray:
         """Draw the garments on their photo; small photos are enlarged.
 
         Args:
             photo: as for :class:`FashionPredictor`.
+            parts: some of "boxes", "landmarks" and "names".
 
         Returns:
             uint8 (H, W, 3), RGB.
         """
         metadata = Metadata(keypoint_schema=self.schema, thing_classes=list(self.schema.class_names))
-        drawing = FashionVisualizer(to_array(photo, "RGB"), metadata)
+        drawing = FashionVisualizer(to_array(photo, "RGB"), metadata, parts=parts)
         return drawing.draw_instance_predictions(self.to_instances()).get_image()

@@ -2,8 +2,8 @@
 
 import colorsys
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 LONG_SIDE = 768  # pixels; smaller images are enlarged to it, else labels would cover their garments
+PARTS = ("boxes", "landmarks", "names")  # of a drawn garment
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class FashionVisualizer(Visualizer):
         *,
         scale: float | None = None,
         score_threshold: float = 0.0,
+        parts: Collection[str] = PARTS,
     ) -> None:
         """Prepare a drawing.
 
@@ -55,12 +57,14 @@ class FashionVisualizer(Visualizer):
             metadata: of the dataset, with ``keypoint_schema``.
             scale: output pixels per image pixel; None: 1, or what makes a small image's long side 768.
             score_threshold: predictions with a lower score are not drawn.
+            parts: what is drawn of a garment, some of :data:`PARTS`; a name comes with its score.
         """
         if scale is None:
             scale = max(1.0, LONG_SIDE / max(img_rgb.shape[:2]))
         super().__init__(img_rgb, metadata, scale=scale)
         self._schema = metadata.keypoint_schema
         self._score_threshold = score_threshold
+        self._parts = frozenset(parts)
         # matplotlib measures lines and letters in points: `unit` of them are 1/400 of the drawing's side.
         side = scale * np.sqrt(self.output.width * self.output.height)
         self._unit = max(side / 400, 1) * 72 / self.output.dpi
@@ -110,11 +114,13 @@ class FashionVisualizer(Visualizer):
     def _draw_garments(self, garments: Iterable[_Garment]) -> VisImage:
         """Draw all boxes and landmarks, small garments on top, and the labels above them all."""
         garments = sorted(garments, key=lambda garment: garment.area, reverse=True)
+        if "landmarks" not in self._parts:
+            garments = [replace(garment, keypoints=np.zeros((0, 3))) for garment in garments]
         for garment in garments:
             self._draw_shape(garment)
         dots = [garment.keypoints[garment.keypoints[:, 2] > 0, :2] for garment in garments]
         labels: list[np.ndarray] = []
-        for garment in garments:
+        for garment in garments if "names" in self._parts else ():
             labels.append(self._draw_label(garment, dots, labels))
         return self.output
 
@@ -124,7 +130,8 @@ class FashionVisualizer(Visualizer):
         pen = self._unit * np.clip(2 * np.sqrt(garment.area) / side, 0.7, 1)  # small garments, finer pen
         colour, width = self._colour(garment), 1.2 * pen
         x1, y1, x2, y2 = garment.box
-        self._add_line([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=0.6 * pen)
+        if "boxes" in self._parts:
+            self._add_line([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=0.6 * pen)
 
         names = self._schema.keypoint_names[garment.class_index]
         drawn = {index: keypoint for index, keypoint in enumerate(garment.keypoints) if keypoint[2] > 0}

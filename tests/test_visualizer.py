@@ -7,7 +7,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
-from kgdet_d2.visualizer import LONG_SIDE, FashionVisualizer
+from kgdet_d2.visualizer import LONG_SIDE, PARTS, FashionVisualizer
 
 METADATA = Metadata(keypoint_schema=SCHEMA, thing_classes=list(SCHEMA.class_names))
 SKIRT = SCHEMA.class_names.index("skirt")
@@ -138,6 +138,19 @@ def test_without_keypoints_box_and_label_are_drawn():
     for image in (draw_predictions(instances), draw_truth(truth)):
         assert pixel(image, 400, 700) != [128] * 3  # the box's lower edge
         assert pixel(image, *LANDMARKS[5]) == [128] * 3
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_one_part_alone(part):
+    """The box's lower edge, a landmark, and the label, at a corner of the box far from landmarks."""
+    image = draw_predictions(predictions(), parts=[part])
+    drawn = {
+        "boxes": pixel(image, 400, 700) != [128] * 3,
+        "landmarks": pixel(image, *LANDMARKS[5]) != [128] * 3,
+        "names": (image[270:330, 202:300] != 128).mean() > 0.1,
+    }
+    assert [name for name, is_drawn in drawn.items() if is_drawn] == [part]
+    assert np.array_equal(draw_predictions(predictions(), parts=[]), grey_photo())
 
 
 def test_score_threshold():

@@ -1,0 +1,1 @@
+"""The command ``kgdet app``: the garments of a photo, in a browser."""
