@@ -149,6 +149,14 @@ def test_boxes_lie_between_themselves_and_the_extents_of_their_keypoints():
     assert refined.tolist() == [[5.0, 10.0, 35.0, 80.0]]
 
 
+def test_the_loss_of_boxes_reaches_no_landmark(fine):
+    refiner = make_refiner()
+    sum(outcome.boxes.sum() for outcome in refiner(fine, make_garments())).backward()
+    reached = {name for name, parameter in refiner.named_parameters() if parameter.grad is not None}
+    assert reached == {name for name, _ in refiner.named_parameters() if ".box." in name}
+    assert len(reached) == 8  # two layers with bias in each round
+
+
 def test_sides_of_boxes_do_not_pass_one_another():
     refiner = BoxRefiner(16)
     refiner.delta.bias.data = torch.tensor([2.0, 2.0, -2.0, -2.0])

@@ -175,7 +175,9 @@ class RefinementRound(nn.Module):
         verification = None if self.verification is None else self.verification(garment).squeeze(-1)
         boxes = None
         if self.box is not None:
-            boxes = self.box(garment, garments.boxes, extents(keypoints.detach(), absent), garments.size)
+            # The loss of boxes would cost the landmarks more than it gives the boxes, see docs/DESIGN.md.
+            known, around = garment.detach(), extents(keypoints.detach(), absent)
+            boxes = self.box(known, garments.boxes, around, garments.size)
         return tokens, Refinement(keypoints, window, heat, quality, verification, boxes)
 
 
