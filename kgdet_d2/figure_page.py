@@ -1,9 +1,10 @@
-"""Pages of figures: pictures with titles, laid out in a grid and written as JPEG.
+"""Pages of figures: pictures with titles, laid out in a grid or in full rows, and written as JPEG.
 
 All pictures are uint8 (height, width, 3), BGR as OpenCV writes them.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 from kgdet_d2.utils.io import atomic_write
 
 WHITE = (255, 255, 255)
+_PAGE_ASPECT = 1.4  # of a page of rows, width by height, about
 
 
 def titled(image: np.ndarray, title: str) -> np.ndarray:
@@ -63,6 +65,43 @@ def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     cells = [*images, *[np.full_like(images[0], 255)] * missing]
     rows = [np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)]
     return np.vstack(rows)
+
+
+def to_height(image: np.ndarray, height: int) -> np.ndarray:
+    """Scale a picture to a height in pixels; its aspect ratio stays."""
+    width = max(1, round(height * image.shape[1] / image.shape[0]))
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def justified(images: Sequence[np.ndarray], height: int) -> np.ndarray:
+    """Lay pictures out in rows, one beside the other, each row as wide as the page.
+
+    The pictures of a row are of one height and keep their aspect ratios, to half a pixel; nothing is between
+    them. Rows differ a little in height.
+
+    Args:
+        images: one or more, (height, width, 3) each. One that is more than ten times as wide as high, or as
+            high as wide, is squeezed to that.
+        height: of a row in pixels, on average.
+
+    Returns:
+        The page, (h, w, 3).
+    """
+    aspects = np.clip([image.shape[1] / image.shape[0] for image in images], 0.1, 10)
+    rows = max(1, round(np.sqrt(aspects.sum() / _PAGE_ASPECT)))
+    middle = (aspects.cumsum() - aspects / 2) / aspects.sum()  # of each picture, in one long row of all, 0..1
+    row_of = (middle * rows).astype(int)
+    width = round(height * aspects.sum() / rows)
+    members = [np.flatnonzero(row_of == row).tolist() for row in np.unique(row_of)]
+    return np.vstack([_row([images[index] for index in row], aspects[row], width) for row in members])
+
+
+def _row(images: Sequence[np.ndarray], aspects: np.ndarray, width: int) -> np.ndarray:
+    height = round(width / aspects.sum())
+    edges = np.rint(np.cumsum([0, *aspects]) * width / aspects.sum()).astype(int)
+    sizes = [(int(after - before), height) for before, after in pairwise(edges)]
+    scaled = zip(images, sizes, strict=True)
+    return np.hstack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image, size in scaled])
 
 
 def encode_jpeg(image: np.ndarray, *, quality: int = 90) -> bytes:

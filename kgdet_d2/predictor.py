@@ -20,6 +20,14 @@ from kgdet_d2.schema import get_schema
 _ONE_NAME = ["MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST", "0.7"]
 
 
+def predictor_config(
+    path: str | Path | None, device: str | None = None, config: str | None = None, opts: Sequence[str] = ()
+) -> CfgNode:
+    """Return the config that :meth:`FashionPredictor.from_checkpoint` builds a model of, as it describes."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return find_model_config(config, path, ["MODEL.DEVICE", device, *_ONE_NAME, *opts])
+
+
 class PhotoMapper:
     """The way from a photo to a model's input, for inference.
 
@@ -80,10 +88,7 @@ class FashionPredictor:
             FileNotFoundError, ValueError: see :func:`kgdet_d2.checkpoint.checkpointer.find_model_config`; or
                 the weights do not fit the config.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        opts = ["MODEL.DEVICE", device, *_ONE_NAME, *opts]
-        cfg = find_model_config(config, path, opts)
-        return cls.from_config(cfg, score_threshold=score_threshold)
+        return cls.from_config(predictor_config(path, device, config, opts), score_threshold=score_threshold)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, score_threshold: float = 0.5) -> "FashionPredictor":

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kgdet_d2.figure_page import encode_jpeg, fit, grid, titled, write_jpeg
+from kgdet_d2.figure_page import encode_jpeg, fit, grid, justified, titled, to_height, write_jpeg
 
 
 def black(height, width):
@@ -41,6 +41,50 @@ def test_grid_fills_the_last_row():
 
 def test_a_page_of_few_pictures_is_narrow():
     assert grid([black(2, 3)] * 2, columns=4).shape == (2, 6, 3)
+
+
+def test_to_a_height():
+    assert to_height(black(20, 10), 30).shape == (30, 15, 3)
+    assert to_height(black(400, 1), 20).shape == (20, 1, 3)
+
+
+def coloured(sizes):
+    """Pictures, each of a colour of its own that is far from white."""
+    return [np.full((*size, 3), (number, 200 - number, 7), np.uint8) for number, size in enumerate(sizes)]
+
+
+def places(page, number):
+    """Rows and columns at which a picture of :func:`coloured` stands on a page; it fills them."""
+    rows, columns = np.nonzero((page == (number, 200 - number, 7)).all(axis=2))
+    box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    assert (page[box] == (number, 200 - number, 7)).all()
+    return rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 7, 25])
+def test_a_justified_page_is_full(number):
+    """Each picture is there with its shape, the rows are full and of like height, and nothing is white."""
+    rng = np.random.default_rng(number)
+    sizes = [(int(height), int(width)) for height, width in rng.integers(60, 180, (number, 2))]
+    page = justified(coloured(sizes), 100)
+    boxes = np.array([places(page, index) for index in range(number)])  # (n, 4) top, bottom, left, right
+    heights, widths = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
+    assert (heights * widths).sum() == page.shape[0] * page.shape[1]
+    aspects = np.array([width / height for height, width in sizes])
+    assert np.abs(widths - heights * aspects).max() < 3
+    assert (heights > 60).all() and (heights < 170).all()
+    assert [tuple(box[[0, 2]]) for box in boxes] == sorted(tuple(box[[0, 2]]) for box in boxes)
+
+
+def test_a_justified_page_of_one_picture():
+    assert justified([black(50, 25)], 100).shape == (100, 50, 3)
+
+
+def test_extreme_pictures_are_squeezed():
+    page = justified(coloured([(1, 900), (900, 1), (50, 50)]), 100)
+    for index in range(3):
+        top, bottom, left, right = places(page, index)
+        assert bottom - top >= 10 and right - left >= 5
 
 
 def test_jpeg_of_a_quality(tmp_path):

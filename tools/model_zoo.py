@@ -124,7 +124,7 @@ do not compare; they were 0.48 before, when it had box AP 57.3 and landmark AP 3
     ],
     "each_key_from_ImageNet_weights": [
         """One seed; differences of two points of box AP may be chance. Runs had other work beside them:
-seconds an iteration do not compare. Not run: all but one key, for the keys other than the refinement of boxes."""
+seconds an iteration do not compare. Not run: the rows without one key, but for the refinement of boxes."""
     ],
 }
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from kgdet_d2.checkpoint.checkpointer import find_model_config
 from kgdet_d2.data.images import read_image
-from kgdet_d2.figure_page import fit, grid, titled, write_jpeg
+from kgdet_d2.figure_page import justified, titled, to_height, write_jpeg
 from kgdet_d2.predictor import FashionPredictor
 from kgdet_d2.utils.catalog import schema_of_dataset
 from kgdet_d2.utils.command import command_parser
@@ -24,8 +24,7 @@ page.jpg. Example:
 
     kgdet draw --weights output/model_final.pth --output output/figures MODEL.DEVICE cpu
 """
-PAGE_COLUMNS = 4
-PAGE_CELL = (720, 540)  # width, height in pixels; two upright photos fill it
+PAGE_ROW = 540  # pixels; the height of the page's rows, about
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -81,8 +80,8 @@ def draw_dataset(
     for record in tqdm(records, desc=f"drawing {dataset}", unit="photo"):
         figure = draw_photo(record, predictor, metadata)
         write_jpeg(output / f"{Path(record['file_name']).stem}.jpg", figure)
-        figures.append(fit(figure, PAGE_CELL))
-    write_jpeg(output / "page.jpg", grid(figures, PAGE_COLUMNS))
+        figures.append(to_height(figure, PAGE_ROW))
+    write_jpeg(output / "page.jpg", justified(figures, PAGE_ROW))
 
 
 def draw_photo(record: dict, predictor: FashionPredictor, metadata: Metadata) -> np.ndarray:

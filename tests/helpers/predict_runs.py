@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 from kgdet_d2.cli import main
 
@@ -21,17 +22,23 @@ def predict(*args, **kwargs):
     return main(words(*args, **kwargs))
 
 
-def start(*args, **kwargs):
-    """Start the command as a group of processes of its own, where Ctrl-C reaches it."""
+def start(log, *args, **kwargs):
+    """Start the command, and wait until it predicts; what it says goes to a file.
+
+    It leads a group of processes of its own, and Ctrl-C reaches it.
+    """
     code = "import sys; from kgdet_d2.cli import main; sys.exit(main())"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *words(*args, **kwargs)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    with open(log, "w") as file:
+        command = subprocess.Popen(
+            [sys.executable, "-c", code, *words(*args, **kwargs)],
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+    while command.poll() is None and "predicting" not in log.read_text():
+        time.sleep(0.05)
+    return command
 
 
 def contents(folder):

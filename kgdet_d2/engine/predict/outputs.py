@@ -1,10 +1,8 @@
-"""What is written of predicted photos: tables, COCO results, lines of JSON, pictures."""
+"""The tables of predicted photos, their COCO results and lines of JSON: of a part, and joined."""
 
+import io
 import json
-import os
-import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -13,13 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kgdet_d2.engine.predict.sources import Source
-from kgdet_d2.figure_page import write_jpeg
 from kgdet_d2.garments import Garments
 from kgdet_d2.schema import KeypointSchema
-from kgdet_d2.utils.io import atomic_write, write_json
+from kgdet_d2.utils.io import atomic_write, write_json_array
 
 GARMENTS, PHOTOS = "garments.parquet", "photos.parquet"
-FORMATS = ("coco", "jsonl", "pictures", "crops")  # by choice, beside the tables
+_ROWS = 50_000  # of a table that are in memory, and that make a row group, or more
 _PHOTO_COLUMNS = pa.schema(
     {"photo": pa.string(), "image_id": pa.int64(), "height": pa.int32(), "width": pa.int32()}
     | {"garments": pa.int32(), "error": pa.string()}
@@ -58,11 +55,6 @@ def garment_columns(schema: KeypointSchema) -> pa.Schema:
     return pa.schema(columns, metadata={"kgdet_schema": json.dumps(schema.to_dict())})
 
 
-def garment_table(outcomes: Sequence[Outcome], schema: KeypointSchema) -> pa.Table:
-    """Return a row for each garment, photo by photo."""
-    return pa.Table.from_pylist(list(_garment_rows(outcomes)), schema=garment_columns(schema))
-
-
 def _garment_rows(outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
     for source, garments in _read(outcomes):
         for row in range(len(garments)):
@@ -81,32 +73,33 @@ def _garment_rows(outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
             }
 
 
-def photo_table(outcomes: Sequence[Outcome]) -> pa.Table:
-    """Return a row for each photo; those that could not be read have an error, and no size."""
-    rows = []
+def _photo_rows(outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
+    """Generate a row for each photo; those that could not be read have an error, and no size."""
     for source, garments, error in outcomes:
         height, width = (None, None) if garments is None else garments.image_size
         found = None if garments is None else len(garments)
         row = {"photo": source.name, "image_id": source.image_id, "height": height, "width": width}
-        rows.append(row | {"garments": found, "error": error or None})
-    return pa.Table.from_pylist(rows, schema=_PHOTO_COLUMNS)
+        yield row | {"garments": found, "error": error or None}
 
 
 # --- parts ---
 
 
-def write_part(
-    folder: Path, outcomes: Sequence[Outcome], schema: KeypointSchema, formats: Iterable[str]
-) -> None:
-    """Write what was predicted of some photos into a folder, which appears when all is in it."""
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    beside.mkdir(parents=True)
-    pq.write_table(garment_table(outcomes, schema), beside / GARMENTS)
-    pq.write_table(photo_table(outcomes), beside / PHOTOS)
-    for name in set(formats) & _LINES.keys():
-        with open(beside / f"{name}.lines", "w") as file:
-            file.writelines(json.dumps(item) + "\n" for item in _LINES[name](outcomes))
-    beside.rename(folder)
+def part_tables(
+    outcomes: Sequence[Outcome], schema: KeypointSchema, formats: Collection[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Generate the files of a part, by name, from what became of its photos."""
+    yield GARMENTS, _parquet(_garment_rows(outcomes), garment_columns(schema))
+    yield PHOTOS, _parquet(_photo_rows(outcomes), _PHOTO_COLUMNS)
+    for name, items in _LINES.items():
+        if name in formats:
+            yield f"{name}.lines", "".join(json.dumps(item) + "\n" for item in items(outcomes)).encode()
+
+
+def _parquet(rows: Iterable[dict[str, Any]], columns: pa.Schema) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=columns), content)
+    return content.getvalue()
 
 
 def _coco_results(outcomes: Iterable[Outcome]) -> Iterator[dict]:
@@ -122,10 +115,16 @@ def _dicts(outcomes: Iterable[Outcome]) -> Iterator[dict]:
 _LINES: dict[str, Callable[[Iterable[Outcome]], Iterator[dict]]] = {"coco": _coco_results, "jsonl": _dicts}
 
 
-def merge_parts(parts: Sequence[Path], output: Path, schema: KeypointSchema, formats: Iterable[str]) -> None:
-    """Join parts, in their order, into the files of the whole; no more than one part is in memory.
+# --- the whole ---
 
-    The table of photos is written last: where it is, all is.
+
+def merge_parts(
+    parts: Sequence[Path], output: Path, schema: KeypointSchema, formats: Collection[str]
+) -> None:
+    """Join parts, in their order, into the files of the whole.
+
+    No more is in memory than a part and what makes a row group. The table of photos is written last: where it
+    is, all is.
     """
     if "jsonl" in formats:
         with atomic_write(output / "garments.jsonl") as file:
@@ -134,11 +133,22 @@ def merge_parts(parts: Sequence[Path], output: Path, schema: KeypointSchema, for
     if "coco" in formats:
         with atomic_write(output / "coco_results.json") as file:
             _join_array(file, [part / "coco.lines" for part in parts])
-        write_json(output / "coco_images.json", _coco_images(parts, schema))
+        with atomic_write(output / "coco_images.json") as file:
+            _write_coco_images(file, [part / PHOTOS for part in parts], schema)
     for name, columns in ((GARMENTS, garment_columns(schema)), (PHOTOS, _PHOTO_COLUMNS)):
         with atomic_write(output / name) as file, pq.ParquetWriter(file, columns) as writer:
-            for part in parts:
-                writer.write_table(pq.read_table(part / name, schema=columns))
+            for table in _row_groups([part / name for part in parts], columns):
+                writer.write_table(table)
+
+
+def _row_groups(files: Iterable[Path], columns: pa.Schema) -> Iterator[pa.Table]:
+    tables: list[pa.Table] = []
+    for file in files:
+        tables.append(pq.read_table(file, schema=columns))
+        if sum(map(len, tables)) >= _ROWS:
+            yield pa.concat_tables(tables)
+            tables = []
+    yield from [pa.concat_tables(tables)] if tables else []
 
 
 def _join_array(file: BinaryIO, files: Iterable[Path]) -> None:
@@ -152,48 +162,27 @@ def _join_array(file: BinaryIO, files: Iterable[Path]) -> None:
     file.write(b"\n]\n")
 
 
-def _coco_images(parts: Iterable[Path], schema: KeypointSchema) -> dict:
-    """Return COCO's images and categories, which its results refer to."""
-    rows = [row for part in parts for row in pq.read_table(part / PHOTOS).to_pylist()]
-    images = [
-        {"id": row["image_id"], "file_name": row["photo"], "width": row["width"], "height": row["height"]}
-        for row in rows
-        if row["error"] is None
-    ]
+def _write_coco_images(file: BinaryIO, tables: Iterable[Path], schema: KeypointSchema) -> None:
+    """Write COCO's categories and images, which its results refer to."""
     categories = [
         {"id": index + 1, "name": name, "keypoints": list(schema.slot_names)}
         for index, name in enumerate(schema.class_names)
     ]
-    return {"images": images, "categories": categories}
+    file.write(b'{"categories": ' + json.dumps(categories).encode() + b',\n"images": ')
+    rows = (row for table in tables for row in pq.read_table(table).to_pylist())
+    write_json_array(
+        file,
+        (
+            {"id": row["image_id"], "file_name": row["photo"], "width": row["width"], "height": row["height"]}
+            for row in rows
+            if row["error"] is None
+        ),
+    )
+    file.write(b"}\n")
 
 
-# --- pictures ---
-
-
-def write_pictures(output: Path, outcome: Outcome, photo: np.ndarray, formats: Iterable[str]) -> None:
-    """Write the photo with its garments drawn, and each garment cut out, under the photo's own name.
-
-    Args:
-        output: the folder.
-        outcome: of the photo.
-        photo: uint8 (H, W, 3), RGB.
-        formats: "pictures", "crops" or both.
-    """
-    garments = outcome.garments
-    if garments is None:
-        return
-    if "pictures" in formats:
-        write_jpeg(output / "pictures" / f"{outcome.source.name}.jpg", garments.draw(photo)[:, :, ::-1])
-    if "crops" in formats:
-        for row, (name, box) in enumerate(zip(garments.names, garments.boxes, strict=True)):
-            x1, y1 = np.floor(box[:2]).astype(int).clip(min=0)
-            x2, y2 = np.ceil(box[2:]).astype(int)
-            crop = photo[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1), ::-1]
-            if crop.size:
-                file = f"{row:02d}_{re.sub(r'[^a-z0-9]+', '_', name.lower())}.jpg"
-                write_jpeg(output / "crops" / outcome.source.name / file, np.ascontiguousarray(crop))
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder of parts."""
-    shutil.rmtree(folder)
+def read_photos(output: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Generate the rows of the whole table of photos, some at a time in memory."""
+    with pq.ParquetFile(output / PHOTOS) as table:
+        for batch in table.iter_batches(columns=columns):
+            yield from batch.to_pylist()

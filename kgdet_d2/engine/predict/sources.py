@@ -1,25 +1,25 @@
-"""The photos that are to be predicted: files, folders, patterns, lists, films and registered datasets."""
+"""The photos that are to be predicted: files, folders, patterns, lists, URIs, films, registered datasets."""
 
-import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 from detectron2.data import DatasetCatalog
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-FILM_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+from kgdet_d2.engine.predict.file_systems import is_uri, list_uri
+from kgdet_d2.engine.predict.films import FILM_SUFFIXES, count_pictures
 
 
 class Source(NamedTuple):
     """A photo, or a picture of a film.
 
     Attributes:
-        path: of the file.
+        path: of the file, or its URI.
         name: of the photo in what is written: the path below the folder that all inputs share, with / between
             folders; of a film with the picture's number behind it.
         image_id: for COCO results.
@@ -32,36 +32,42 @@ class Source(NamedTuple):
     frame: int | None = None
 
 
-def find_sources(inputs: Sequence[str], list_file: str | None) -> list[Source]:
+def find_sources(inputs: Sequence[str], list_file: str | None, *, output: Path | None = None) -> list[Source]:
     """Return the photos of all inputs, each file once, in the order of the inputs, folders sorted.
 
     Args:
-        inputs: files, folders (with all that is below them) and patterns, such as ``photos/**/*.jpg``.
-        list_file: a file with a path a line, "-" for the standard input; None for none.
+        inputs: files, folders (with all that is below them), patterns, such as ``photos/**/*.jpg``, and URIs
+            of photos and of folders.
+        list_file: a file with such an input a line, "-" for the standard input; None for none. A photo of it
+            that does not exist counts, for it is reported when it is read.
+        output: what is in this folder is no input.
 
     Raises:
         FileNotFoundError: an input does not exist, or a pattern or folder has no photo.
-        ValueError: there is no input, or a film that cannot be read.
+        OSError: a folder cannot be read.
+        ValueError: there is no input, or a URI of no known kind.
     """
     found: dict[str, str] = {}  # absolute path -> the folder that it counts from
-    for text in [*inputs, *_lines(list_file)]:
-        files = list(_expand(text))
+    for text, listed in [*((text, False) for text in inputs), *((line, True) for line in _lines(list_file))]:
+        expanded, folder = _expand(text)
+        if not expanded and listed and _is_likely(text) and not has_magic(text):
+            expanded = [text]
+        files = [path for path in map(_absolute, expanded) if output is None or not _is_in(path, output)]
         if not files:
-            raise FileNotFoundError(f"{text}: expected photos or films there, found none")
-        folder = text if os.path.isdir(text) else None
-        for path in map(os.path.abspath, files):
-            found.setdefault(path, os.path.abspath(folder or os.path.dirname(path)))
+            raise FileNotFoundError(f"{text}: expected photos or films, outside of --output; found none")
+        for path in files:
+            found.setdefault(path, _absolute(folder) if folder else os.path.dirname(path))
     if not found:
         raise ValueError("expected photos: files, folders, patterns, --list or --dataset; got none")
-    base = os.path.commonpath(list(found.values()))
+    base = os.path.commonpath({_place(folder) for folder in found.values()})
     return _numbered(_pictures(found, base))
 
 
 def dataset_sources(name: str) -> list[Source]:
     """Return the photos of a registered dataset, with its ids."""
     records = DatasetCatalog.get(name)
-    paths = [os.path.abspath(record["file_name"]) for record in records]
-    base = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    paths = [_absolute(record["file_name"]) for record in records]
+    base = os.path.commonpath({os.path.dirname(_place(path)) for path in paths}) if paths else ""
     return [
         Source(path, _name(path, base), record["image_id"])
         for path, record in zip(paths, records, strict=True)
@@ -69,30 +75,109 @@ def dataset_sources(name: str) -> list[Source]:
 
 
 def _lines(list_file: str | None) -> list[str]:
+    """Return the lines of a list; zero bytes, as ``find -print0`` writes them, end lines, too."""
     if list_file is None:
         return []
-    text = sys.stdin.read() if list_file == "-" else Path(list_file).read_text()
-    return [line for line in text.splitlines() if line.strip()]
+    content = sys.stdin.buffer.read() if list_file == "-" else Path(list_file).read_bytes()
+    text = os.fsdecode(content)
+    lines = text.split("\0") if "\0" in text else text.replace("\r\n", "\n").split("\n")
+    return [line for line in lines if line.strip()]
 
 
-def _expand(text: str) -> Iterator[str]:
-    """Generate the files of an input; of folders and patterns those that look like photos or films."""
+# --- inputs ---
+
+
+def _expand(text: str) -> tuple[list[str], str | None]:
+    """Return the files of an input, and the folder that it is, if any.
+
+    Of folders and patterns those files count that look like photos or films and are not hidden.
+    """
+    if is_uri(text):
+        return _expand_uri(text.rstrip("/"))
     if os.path.isfile(text):
-        yield text
-        return
-    pattern = os.path.join(glob.escape(text), "**", "*") if os.path.isdir(text) else text
-    for path in sorted(glob.glob(pattern, recursive=True)):
-        if os.path.isfile(path) and _is_likely(path):
-            yield path
+        return [text], None
+    if os.path.isdir(text):
+        return sorted(filter(_is_likely, _files_below(text))), text
+    anchor = Path(text).anchor
+    # Unlike glob's, pathlib's ** follows no links, so that it comes to an end.
+    paths = map(str, Path(anchor or ".").glob(os.path.relpath(text, anchor) if anchor else text))
+    hidden_too = "/." in f"/{text}"
+    return sorted(
+        path
+        for path in paths
+        if os.path.isfile(path) and _is_likely(path) and (hidden_too or "/." not in f"/{path}")
+    ), None
+
+
+def _expand_uri(uri: str) -> tuple[list[str], str | None]:
+    if _is_likely_photo(uri):  # no request for each of a million
+        return [uri], None
+    files = list_uri(uri)
+    if files == [uri]:
+        return files, None
+    return [file for file in files if _is_likely_photo(file) and "/." not in file[len(uri) :]], uri
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """Generate all files but hidden ones, of each folder once where links lead to it again."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (os.path.join(place, name) for name in files if not name.startswith(".")):
+            # A link that leads nowhere is reported when it is read; reading a pipe would not end.
+            if os.path.isfile(path) or os.path.islink(path):
+                yield path
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _is_likely(path: str) -> bool:
+    return Path(path).suffix.lower() in FILM_SUFFIXES or _is_likely_photo(path)
+
+
+def _is_likely_photo(path: str) -> bool:
     suffix = Path(path).suffix.lower()
-    return suffix in FILM_SUFFIXES or suffix in Image.registered_extensions()
+    return suffix not in FILM_SUFFIXES and Image.registered_extensions().get(suffix) in Image.OPEN
+
+
+def _is_in(path: str, folder: Path) -> bool:
+    if is_uri(path):
+        return False
+    real = _real(str(folder))
+    return os.path.commonpath([real, _real(os.path.dirname(path))]) == real
+
+
+@lru_cache(maxsize=1000)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+# --- names ---
+
+
+def as_text(path: str) -> str:
+    """Return a path, or a text with one, as Unicode can express it: other bytes as backslash escapes."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _absolute(path: str) -> str:
+    return path.rstrip("/") if is_uri(path) else os.path.abspath(path)
+
+
+def _place(path: str) -> str:
+    """Return where a file is in one tree of all local disks and URIs."""
+    return os.path.normpath(f"/{path}") if is_uri(path) else path
 
 
 def _name(path: str, base: str) -> str:
-    return Path(os.path.relpath(path, base)).as_posix()
+    return as_text(_place(path).removeprefix(base).lstrip("/"))
 
 
 def _pictures(found: Iterable[str], base: str) -> Iterator[tuple[str, str, int | None]]:
@@ -102,58 +187,9 @@ def _pictures(found: Iterable[str], base: str) -> Iterator[tuple[str, str, int |
         if Path(path).suffix.lower() not in FILM_SUFFIXES:
             yield path, name, None
             continue
-        for frame in range(_count_frames(path)):
+        for frame in range(count_pictures(path)):
             yield path, f"{name}/{frame:06d}", frame
 
 
 def _numbered(pictures: Iterable[tuple[str, str, int | None]]) -> list[Source]:
     return [Source(path, name, number, frame) for number, (path, name, frame) in enumerate(pictures, start=1)]
-
-
-def _count_frames(path: str) -> int:
-    """Count by reading: what a film says of itself is not always true."""
-    film, count = cv2.VideoCapture(path), 0
-    try:
-        while film.grab():
-            count += 1
-    finally:
-        film.release()
-    if not count:
-        raise ValueError(f"{path}: expected a film that OpenCV reads, found no picture in it")
-    return count
-
-
-class FilmReader:
-    """Reads the pictures of films one after another; going back starts a film again."""
-
-    def __init__(self) -> None:
-        self._path, self._next = "", 0
-        self._film: cv2.VideoCapture | None = None
-
-    def read(self, path: str, frame: int) -> np.ndarray:
-        """Return a picture, uint8 (H, W, 3) in RGB.
-
-        Raises:
-            RuntimeError: there is no such picture.
-        """
-        if path != self._path or frame < self._next or self._film is None:
-            self._film, self._path, self._next = cv2.VideoCapture(path), path, 0
-        read, picture = True, None
-        while read and self._next <= frame:
-            last = self._next == frame
-            read, picture = self._film.read() if last else (self._film.grab(), None)
-            self._next += 1
-        if not read or picture is None:
-            raise RuntimeError(f"{path}: cannot read picture {frame}")
-        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-
-
-def stated_size(source: Source) -> tuple[int, int]:
-    """Return the height and width in a photo's header, zeros where there is none or of a film."""
-    if source.frame is not None:
-        return 0, 0
-    try:
-        with Image.open(source.path) as image:
-            return image.height, image.width
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return 0, 0  # reading the whole photo reports what is wrong with it
