@@ -1,9 +1,9 @@
 """From photos to garments, in Python."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import torch
 from detectron2.config import CfgNode
@@ -16,6 +16,7 @@ from kgdet_d2.garments import Garments
 from kgdet_d2.modeling import optimize_for_inference
 from kgdet_d2.schema import get_schema
 
+DEALT_BATCHES = 4  # so many batches of photos are dealt by size at a time
 # A garment has one name here: of those that overlap so much the best is left.
 _ONE_NAME = ["MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST", "0.7"]
 
@@ -115,16 +116,37 @@ class FashionPredictor:
         if not isinstance(photos, list):
             return self([photos])[0]
         found: list[Garments] = []
-        for start in range(0, len(photos), self.batch_size):
-            batch = photos[start : start + self.batch_size]
-            files = [str(photo) if isinstance(photo, str | Path) else "" for photo in batch]
-            garments = self.predict_mapped([self.mapper(photo) for photo in batch])
-            found += [replace(each, file=file) for each, file in zip(garments, files, strict=True)]
+        step = DEALT_BATCHES * self.batch_size
+        for start in range(0, len(photos), step):
+            found += self._predict_some(photos[start : start + step])
         return found
+
+    def _predict_some(self, photos: list[Photo]) -> list[Garments]:
+        inputs = [self.mapper(photo) for photo in photos]
+        found: dict[int, Garments] = {}
+        for rows in self.batches(inputs, self.batch_size):
+            found.update(zip(rows, self.predict_mapped([inputs[row] for row in rows]), strict=True))
+        files = [str(photo) if isinstance(photo, str | Path) else "" for photo in photos]
+        return [replace(found[row], file=file) for row, file in enumerate(files)]
+
+    def batches(self, inputs: Sequence[dict], batch_size: int) -> Iterator[list[int]]:
+        """Deal photos that :class:`PhotoMapper` has mapped into batches, by row.
+
+        A batch's photos are padded to one size. Here it is the one to which each is padded when it is alone,
+        for more padding changes what is found.
+        """
+        backbone: Any = self.model.backbone
+        divisor = max(1, backbone.size_divisibility)
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for row, photo in enumerate(inputs):
+            size = tuple(-(-side // divisor) for side in photo["image"].shape[1:])
+            by_size.setdefault(size, []).append(row)
+        for rows in by_size.values():
+            yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
     @torch.inference_mode()
     def predict_mapped(self, inputs: list[dict]) -> list[Garments]:
-        """Find the garments of photos that :class:`PhotoMapper` has mapped, all at a time."""
+        """Find the garments of a batch, see :meth:`batches`."""
         outputs = [output["instances"] for output in self.model(inputs)]
         kept = [instances[instances.scores >= self.score_threshold] for instances in outputs]
         return [Garments.from_instances(instances, self.schema) for instances in kept]

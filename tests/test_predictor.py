@@ -175,6 +175,17 @@ def test_weights_that_do_not_say_what_they_are_need_a_config(weights, tmp_path, 
     same(named(photo), predictor(photo))
 
 
+def test_photos_of_a_list_do_not_depend_on_one_another(predictor):
+    rng = np.random.default_rng(2)
+    sizes = [(120, 90), (90, 120), (64, 64), (90, 120), (120, 50)]
+    photos = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    for garments, photo in zip(predictor(photos), photos, strict=True):
+        same(garments, predictor(photo))
+    inputs = [predictor.mapper(photo) for photo in photos]
+    batches = list(predictor.batches(inputs, 2))
+    assert sorted(row for batch in batches for row in batch) == list(range(5)) and [1, 3] in batches
+
+
 def test_weights_that_the_options_name(weights, predictor, photo):
     opts = ["MODEL.WEIGHTS", str(weights)]
     same(FashionPredictor.from_checkpoint(None, "cpu", 0.0, opts=opts)(photo), predictor(photo))

@@ -4,17 +4,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kgdet_d2.engine.predict.outputs import Outcome, part_tables
 from kgdet_d2.engine.predict.pictures import PICTURES, Predicted, picture_files
 from kgdet_d2.engine.predict.reading import PhotoReader, ReadPhoto, read_ahead
 from kgdet_d2.engine.predict.sources import Source
 from kgdet_d2.garments import Garments
-from kgdet_d2.predictor import FashionPredictor
+from kgdet_d2.predictor import DEALT_BATCHES, FashionPredictor
 
 FORMATS = ("coco", "jsonl", "pictures", "crops", "figures")  # by choice, beside the tables
-_BATCHES = 4  # whose photos are dealt by size
 
 
 class Part(NamedTuple):
@@ -83,28 +82,13 @@ class PartPredictor:
         self, photos: Iterator[ReadPhoto], on_photos: Callable[[int], object]
     ) -> Iterator[Predicted]:
         """Predict photos in batches, and generate what became of them in their order."""
-        while some := list(islice(photos, _BATCHES * self.batch_size)):
-            on_photos(sum(1 for photo in some if photo.error))
-            found: dict[int, Garments] = {}
-            for rows in self._batches(some):
-                garments = self.predictor.predict_mapped([some[row].mapped for row in rows])
-                found.update(zip(rows, garments, strict=True))
+        while some := list(islice(photos, DEALT_BATCHES * self.batch_size)):
+            readable = [photo for photo in some if not photo.error]
+            on_photos(len(some) - len(readable))
+            found: dict[Source, Garments] = {}
+            for rows in self.predictor.batches([photo.mapped for photo in readable], self.batch_size):
+                garments = self.predictor.predict_mapped([readable[row].mapped for row in rows])
+                found.update(zip([readable[row].source for row in rows], garments, strict=True))
                 on_photos(len(rows))
-            for row, photo in enumerate(some):
-                yield Outcome(photo.source, found.get(row), photo.error), photo.pixels
-
-    def _batches(self, photos: list[ReadPhoto]) -> Iterator[list[int]]:
-        """Deal photos that could be read into batches, by row.
-
-        A batch's photos are padded to one size. Here it is the one to which each is padded when it is alone,
-        for more padding changes what is found.
-        """
-        backbone: Any = self.predictor.model.backbone
-        divisor = max(1, backbone.size_divisibility)
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        for row, photo in enumerate(photos):
-            if not photo.error:
-                size = tuple(-(-side // divisor) for side in photo.mapped["image"].shape[1:])
-                by_size.setdefault(size, []).append(row)
-        for rows in by_size.values():
-            yield from (rows[at : at + self.batch_size] for at in range(0, len(rows), self.batch_size))
+            for photo in some:
+                yield Outcome(photo.source, found.get(photo.source), photo.error), photo.pixels
