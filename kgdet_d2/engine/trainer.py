@@ -236,7 +236,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     opts = list(args.opts)
     if args.num_gpus == 0:
         opts += ["MODEL.DEVICE", "cpu"]
-    weights = getattr(args, "weights", None)  # Detectron2's own parser, of other scripts, has no such argument
+    weights = getattr(args, "weights", None)  # Detectron2's own parser has none
     cfg = find_model_config(args.config_file, weights, opts)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError("no CUDA device was found; train on the CPU with --num-gpus 0")
