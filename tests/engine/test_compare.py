@@ -240,6 +240,7 @@ def test_nothing_is_compared_with_itself(configs, seeds, tmp_path, capsys):
     assert "error: expected different configs and seeds" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_system_for_real(tmp_path, monkeypatch, capsys):
     root = tmp_path / "data"
     sample = ["--root", str(root / "synthfashion"), "--workers", "1"]

@@ -127,6 +127,7 @@ def drawn_photos(tmp_path, monkeypatch):
 QUICK = ("SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)")
 
 
+@pytest.mark.slow
 def test_folds_for_real(drawn_photos, tmp_path, capsys):
     output = tmp_path / "folds"
     assert start(output, "--folds", "2", dataset="synthfashion_train", opts=QUICK) == 0
@@ -140,6 +141,7 @@ def test_folds_for_real(drawn_photos, tmp_path, capsys):
     assert isinstance(truth, AnnotationTable) and "fold 2: 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_named(drawn_photos, tmp_path, capfd):
     output = tmp_path / "folds"
     opts = (*QUICK, "DATALOADER.SAMPLER_TRAIN", "NoSuchSampler")
