@@ -12,7 +12,7 @@ from kgdet_d2.engine.evaluate import counts, load, report_parser
 from kgdet_d2.engine.report.drawn_garments import draw_garments
 from kgdet_d2.engine.report.page import Configuration, render
 from kgdet_d2.engine.report.worst_photos import PhotoErrors, draw_worst
-from kgdet_d2.evaluation.average_precision import AREAS, AveragePrecision, average_precisions
+from kgdet_d2.evaluation.average_precision import AREAS, average_precisions
 from kgdet_d2.evaluation.by_attribute import attribute_values, subset_scores
 from kgdet_d2.evaluation.keypoint_error import keypoint_errors
 from kgdet_d2.evaluation.matching import BoxMatcher
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     costs = PhotoErrors(errors, visible, args.score_threshold)
     page = render(
         report,
-        sizes=size_table(truth, curves),
+        sizes=size_table(truth, report["scores"]),
         curves=curves,
         garments=[] if visible is None else draw_garments(truth, visible),
         photos=draw_worst(costs, args.dataset, count=args.max_photos),
@@ -122,10 +122,9 @@ def find_configuration(config_file: str | None, predictions: Path) -> Configurat
     return Configuration()
 
 
-def size_table(truth: AnnotationTable, curves: Mapping[str, AveragePrecision]) -> Table:
-    """Return the table of AP by COCO's sizes."""
+def size_table(truth: AnnotationTable, scores: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return the table of AP by COCO's sizes, of each task's :meth:`AveragePrecision.summary`."""
     area = truth.area[~truth.iscrowd]
-    scores = {task: result.summary() for task, result in curves.items()}
     rows = []
     for name in ("small", "medium", "large"):
         low, high = AREAS[name]
