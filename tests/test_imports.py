@@ -37,7 +37,7 @@ MAY_IMPORT["__main__"] = {"cli"}
 # The package imports these as a whole, for what they register; it takes nothing from them.
 REGISTERING = {"__init__": {f"{PACKAGE}.data", f"{PACKAGE}.modeling"}}
 NEVER = {"train_net", "tools", "datasets", "benchmarks", "tests"}
-THIRD_PARTY = {"schema": {"numpy"}, "geometry": {"torch"}}
+THIRD_PARTY = {"schema": {"numpy", "yaml"}, "geometry": {"torch"}}
 NETWORKS = {"modeling", "layers", "checkpoint", "engine"}
 
 

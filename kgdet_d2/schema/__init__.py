@@ -1,8 +1,12 @@
-"""Keypoint schemas, by name. Imports numpy alone, so that every part of the project may import it."""
+"""Keypoint schemas, by name. Imports numpy and yaml alone, so that all of the project may import it."""
 
-from kgdet_d2.schema.deepfashion2 import DEEPFASHION2
-from kgdet_d2.schema.fld import FLD
+from pathlib import Path
+
 from kgdet_d2.schema.keypoint_schema import KeypointSchema
+from kgdet_d2.schema.schema_file import load_schema, schema_from_description, schema_to_yaml
+
+DEEPFASHION2 = load_schema(Path(__file__).with_name("deepfashion2.yaml"))
+FLD = load_schema(Path(__file__).with_name("fld.yaml"))
 
 _SCHEMAS: dict[str, KeypointSchema] = {}
 
@@ -31,4 +35,13 @@ def get_schema(name: str) -> KeypointSchema:
 register_schema(DEEPFASHION2)
 register_schema(FLD)
 
-__all__ = ["DEEPFASHION2", "FLD", "KeypointSchema", "get_schema", "register_schema"]
+__all__ = [
+    "DEEPFASHION2",
+    "FLD",
+    "KeypointSchema",
+    "get_schema",
+    "load_schema",
+    "register_schema",
+    "schema_from_description",
+    "schema_to_yaml",
+]

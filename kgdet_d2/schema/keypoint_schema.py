@@ -1,14 +1,17 @@
 """The landmarks of a dataset: classes, names, mirror pairs, and the precision of their annotation."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-Edge = tuple[int, int]
+from kgdet_d2.schema.sides import Edge, certain_pairs, pairs_by_name
+
+_REQUIRED = ("name", "class_names", "keypoint_names", "slots", "sigmas", "skeleton")
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,15 @@ class KeypointSchema:
     Attributes:
         name: the schema's name, for ``MODEL.KGDET.SCHEMA``.
         class_names: C names, in the order of the 0-based class index.
-        keypoint_names: per class, the K_c names in local order. A landmark and its mirror image have
-            the same name but for the words ``left`` and ``right``; the flip maps follow from that.
+        keypoint_names: per class, the K_c names in local order.
         slots: per class, the global slot of each local landmark.
         sigmas: K standard deviations of OKS, relative to the square root of the garment's area.
         skeleton: per class, pairs of local indices to be joined in drawings.
+        flip_pairs: per class, pairs of local indices that change places in the mirrored image, () where each
+            landmark stays; None where that is not known, see :attr:`unpaired_classes`. Default: by their
+            names, see :func:`kgdet_d2.schema.sides.pairs_by_name`.
+        kind_names: per class, the names by which landmarks are the same whatever their class, see
+            :attr:`kinds`. Default: ``keypoint_names``.
 
     Raises:
         ValueError: when the parts contradict one another.
@@ -37,11 +44,17 @@ class KeypointSchema:
     slots: tuple[tuple[int, ...], ...]
     sigmas: tuple[float, ...]
     skeleton: tuple[tuple[Edge, ...], ...]
+    flip_pairs: tuple[tuple[Edge, ...] | None, ...] = ()
+    kind_names: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        per_class = {"keypoint_names": self.keypoint_names, "slots": self.slots, "skeleton": self.skeleton}
-        for field, value in per_class.items():
-            self._require(len(value) == self.num_classes, f"{field} has {len(value)} classes")
+        if not self.flip_pairs:
+            object.__setattr__(self, "flip_pairs", tuple(map(certain_pairs, self.keypoint_names)))
+        if not self.kind_names:
+            object.__setattr__(self, "kind_names", self.keypoint_names)
+        for field in ("keypoint_names", "slots", "skeleton", "flip_pairs", "kind_names"):
+            count = len(getattr(self, field))
+            self._require(count == self.num_classes, f"{field} has {count} classes")
         self._require(len(set(self.class_names)) == self.num_classes, "a class name occurs twice")
         self._require(all(sigma > 0 for sigma in self.sigmas), "a sigma is not positive")
         used = {slot for slots in self.slots for slot in slots}
@@ -50,20 +63,21 @@ class KeypointSchema:
         )
         for index in range(self.num_classes):
             self._check_class(index)
-        twice = self.flip_map[self.flip_map]
-        self._require(
-            np.array_equal(twice, np.arange(self.num_keypoints)), "the flip map is not its own inverse"
-        )
+        for index, slots in enumerate(self.slots):
+            agrees = np.array_equal(self.flip_map[list(slots)], np.array(slots)[self.local_flip(index)])
+            self._require(agrees, "classes that share slots have other pairs of left and right")
 
     def _check_class(self, index: int) -> None:
         where = f"class {self.class_names[index]!r}: "
         names, slots, count = self.keypoint_names[index], self.slots[index], self.num_class_keypoints(index)
         self._require(len(set(names)) == count, where + "a landmark name occurs twice")
         self._require(len(set(slots)) == len(slots) == count, where + f"{len(slots)} slots, {count} names")
-        for name in names:
-            self._require(_mirrored_name(name) in names, where + f"{name!r} has no mirror image")
-        for a, b in self.skeleton[index]:
+        self._require(len(self.kind_names[index]) == count, where + "a kind for each landmark is expected")
+        pairs = self.flip_pairs[index] or ()
+        for a, b in (*self.skeleton[index], *pairs):
             self._require(0 <= a < count and 0 <= b < count and a != b, where + f"bad edge ({a}, {b})")
+        often = [names[landmark] for landmark, times in Counter(chain(*pairs)).items() if times > 1]
+        self._require(not often, where + f"more than one mirror image of {', '.join(map(repr, often))}")
 
     def _require(self, condition: bool, message: str) -> None:
         if not condition:
@@ -77,11 +91,13 @@ class KeypointSchema:
     def from_dict(cls, values: Mapping[str, Any]) -> "KeypointSchema":
         """Make a schema of what :meth:`to_dict` returned, lists in place of tuples.
 
+        Those that have a default may be missing, as in files of earlier versions.
+
         Raises:
             ValueError: attributes that are missing or unknown, or that contradict one another.
         """
         names = [field.name for field in fields(cls)]
-        if sorted(values) != sorted(names):
+        if not set(_REQUIRED) <= set(values) <= set(names):
             raise ValueError(f"keypoint schema: expected the attributes {names}, got {list(values)}")
         return cls(**{name: _with_tuples(value) for name, value in values.items()})
 
@@ -99,16 +115,41 @@ class KeypointSchema:
         """Return K_c, the number of landmarks of one class."""
         return len(self.keypoint_names[class_index])
 
+    def has_landmarks_of(self, other: "KeypointSchema") -> bool:
+        """Return whether classes, landmarks and slots are the same, so that a network fits both."""
+        return all(
+            getattr(self, field) == getattr(other, field)
+            for field in ("class_names", "keypoint_names", "slots")
+        )
+
+    @cached_property
+    def unpaired_classes(self) -> dict[str, str]:
+        """Classes whose mirror images are not known, and why: images of them cannot be mirrored in training.
+
+        Names tell nothing of left and right there, or one side's landmark has no partner.
+        """
+        reasons = {}
+        for index, pairs in enumerate(self.flip_pairs):
+            if pairs is None:
+                alone = pairs_by_name(self.keypoint_names[index])[1]
+                names = ", ".join(map(repr, alone))
+                reason = f"no mirror image of {names}" if alone else "no landmark is named left or right"
+                reasons[self.class_names[index]] = reason
+        return reasons
+
     def local_flip(self, class_index: int) -> np.ndarray:
         """Return int64 (K_c,): entry i is the local index that landmark i has in the mirrored image."""
         return self._local_flips[class_index]
 
     @cached_property
     def _local_flips(self) -> list[np.ndarray]:
-        return [
-            np.array([names.index(_mirrored_name(name)) for name in names], dtype=np.int64)
-            for names in self.keypoint_names
-        ]
+        flips = []
+        for names, pairs in zip(self.keypoint_names, self.flip_pairs, strict=True):
+            flip = np.arange(len(names), dtype=np.int64)
+            for a, b in pairs or ():
+                flip[[a, b]] = b, a
+            flips.append(flip)
+        return flips
 
     @cached_property
     def flip_map(self) -> np.ndarray:
@@ -130,11 +171,11 @@ class KeypointSchema:
 
     @cached_property
     def kinds(self) -> np.ndarray:
-        """int64 (K,): the kind of each slot, 0.., that landmarks of one name share whatever their class."""
+        """int64 (K,): the kind of each slot, 0.., that landmarks of one kind's name share."""
         kinds = np.zeros(self.num_keypoints, dtype=np.int64)
         names: dict[str, int] = {}
-        for class_slots, class_names in zip(self.slots, self.keypoint_names, strict=True):
-            for slot, name in zip(class_slots, class_names, strict=True):
+        for class_slots, class_kinds in zip(self.slots, self.kind_names, strict=True):
+            for slot, name in zip(class_slots, class_kinds, strict=True):
                 kinds[slot] = names.setdefault(name, len(names))
         kinds.setflags(write=False)
         return kinds
@@ -175,24 +216,3 @@ class KeypointSchema:
 
 def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def _mirrored_name(name: str) -> str:
-    swap = {"left": "right", "right": "left"}
-    return "_".join(swap.get(word, word) for word in name.split("_"))
-
-
-def mirrored(left: Iterable[str], centre: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the names down the left side, the centre's, and their mirror images back up the right."""
-    left_names = tuple(left)
-    right_names = [_mirrored_name(name) for name in reversed(left_names)]
-    return (*left_names, *centre, *right_names)
-
-
-def chains(names: tuple[str, ...], *paths: Iterable[str]) -> tuple[Edge, ...]:
-    """Return the edges along each path of landmark names, as local indices into ``names``."""
-    edges: list[Edge] = []
-    for path in paths:
-        indices = [names.index(name) for name in path]
-        edges.extend(pairwise(indices))
-    return tuple(edges)

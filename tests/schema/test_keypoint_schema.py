@@ -81,7 +81,10 @@ def test_scatter_refuses_another_class_s_landmarks():
         ({"slots": (FLD.slots[0][:-1], *FLD.slots[1:])}, "5 slots, 6 names"),
         ({"class_names": ("upper", "upper", "full")}, "class name occurs twice"),
         ({"skeleton": (((0, 6),), *FLD.skeleton[1:])}, r"bad edge \(0, 6\)"),
-        ({"keypoint_names": (("a_left", *FLD.keypoint_names[0][1:]), *FLD.keypoint_names[1:])}, "no mirror"),
+        ({"flip_pairs": (((0, 1), (1, 2)), *FLD.flip_pairs[1:])}, "more than one mirror image of"),
+        ({"flip_pairs": (((0, 9),), *FLD.flip_pairs[1:])}, r"bad edge \(0, 9\)"),
+        ({"flip_pairs": (((0, 2), (1, 3), (4, 5)), *FLD.flip_pairs[1:])}, "other pairs of left and right"),
+        ({"kind_names": (("a",), *FLD.kind_names[1:])}, "a kind for each landmark"),
     ],
 )
 def test_contradictions_are_refused(change, message):
