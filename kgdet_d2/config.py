@@ -1,6 +1,9 @@
 """Config keys that KGDet and its peers add to Detectron2's, their allowed values, and load_config."""
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module
 from math import inf
 from pathlib import Path
 
@@ -8,7 +11,8 @@ from detectron2.config import CfgNode, get_cfg
 
 from kgdet_d2.config_checks import check_config
 from kgdet_d2.config_files import find_config
-from kgdet_d2.schema import get_schema
+from kgdet_d2.schema import register_under_a_name
+from kgdet_d2.utils.catalog import AUTO, schema_of_config
 
 # Allowed words of a key.
 CHOICES = {
@@ -59,6 +63,15 @@ RANGES = {
     "MODEL.FCOS.SCORE_THRESH_TEST": (0, 1),
     "MODEL.FCOS.NMS_THRESH_TEST": (0, 1),
 }
+# Keys of MODEL whose 0 stands for the data's number.
+NUMBERS_OF_DATA = (
+    "KGDET.NUM_CLASSES",
+    "KGDET.NUM_KEYPOINTS",
+    "FCOS.NUM_CLASSES",
+    "RETINANET.NUM_CLASSES",
+    "ROI_HEADS.NUM_CLASSES",
+    "ROI_KEYPOINT_HEAD.NUM_KEYPOINTS",
+)
 
 
 def add_kgdet_config(cfg: CfgNode) -> None:
@@ -101,11 +114,12 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
 def _add_head_keys(cfg: CfgNode) -> None:
     cfg.MODEL.KGDET = CfgNode()
     kgdet = cfg.MODEL.KGDET
-    # The classes and landmarks of every system, by the name of a schema of kgdet_d2.schema: "deepfashion2",
-    # "fld" or one's own, see register_schema. All of DATASETS must have it.
-    kgdet.SCHEMA = "deepfashion2"
-    # C, garment classes (without background), and K, landmark slots of all classes together. 0: the schema's;
-    # any other number than the schema's is refused.
+    # The classes and landmarks of every system. "auto": those of the first of DATASETS.TRAIN; load_config
+    # replaces it by the name of their schema: "deepfashion2", "fld" or one's own. All of DATASETS must have
+    # them.
+    kgdet.SCHEMA = AUTO
+    # C, garment classes (without background), and K, landmark slots of all classes together. 0: the schema's,
+    # as in the numbers of classes and landmarks of all systems; any other number than that is refused.
     kgdet.NUM_CLASSES = 0
     kgdet.NUM_KEYPOINTS = 0
     # T, stages of the cascade, the first one included.
@@ -219,6 +233,8 @@ def _add_flip_fusion_keys(cfg: CfgNode) -> None:
 
 
 def _add_input_keys(cfg: CfgNode) -> None:
+    # Modules of one's own that register datasets, by name; they are imported before a dataset is asked for.
+    cfg.DATASETS.IMPORT = []
     # Training only. Large-scale jitter by a factor from (min, max), for instance (0.1, 2.0): the image is
     # fitted into a square of factor x MAX_SIZE_TRAIN pixels, and from an image larger than MAX_SIZE_TRAIN a
     # random part is cropped. It takes the place of MIN_SIZE_TRAIN. () is off.
@@ -261,7 +277,7 @@ def _add_fcos_keys(cfg: CfgNode) -> None:
     # META_ARCHITECTURE "FCOS". A key with a namesake in Detectron2's MODEL.RETINANET means the same.
     cfg.MODEL.FCOS = CfgNode()
     fcos = cfg.MODEL.FCOS
-    # 0: as many as MODEL.KGDET.SCHEMA has.
+    # 0: as many as the data has.
     fcos.NUM_CLASSES = 0
     # Convolutions in each of the two towers, and their normalisation.
     fcos.NUM_CONVS = 4
@@ -312,11 +328,13 @@ def _add_solver_keys(cfg: CfgNode) -> None:
 def load_config(config_file: str, opts: list[str]) -> CfgNode:
     """Read a yaml file and KEY VALUE overrides into a checked and frozen config.
 
-    Numbers of classes and landmarks that are 0 become those of ``MODEL.KGDET.SCHEMA``.
+    The modules of ``DATASETS.IMPORT`` are imported, which may register datasets. The "auto" of
+    ``MODEL.KGDET.SCHEMA`` and numbers of classes and landmarks that are 0 become those of the data.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a key or schema that does not exist, or values that contradict one another.
+        ValueError: a key, schema, dataset or module that does not exist, or values that contradict one
+            another.
     """
     config_file = str(find_config(config_file))
     return _made_config(lambda cfg: cfg.merge_from_file(config_file), opts, f"config {config_file!r}")
@@ -325,10 +343,17 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
 def config_from_text(text: str, opts: list[str]) -> CfgNode:
     """Make a config of what ``CfgNode.dump`` returned and KEY VALUE overrides, as :func:`load_config` does.
 
+    Of modules only those that the overrides name are imported: the text may come from anywhere.
+
     Raises:
-        ValueError: a key or schema that does not exist, or values that contradict one another.
+        ValueError: as there.
     """
-    return _made_config(lambda cfg: cfg.merge_from_other_cfg(CfgNode.load_cfg(text)), opts, "config")
+
+    def merge(cfg: CfgNode) -> None:
+        cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
+        cfg.DATASETS.IMPORT = []
+
+    return _made_config(merge, opts, "config")
 
 
 def _made_config(merge: Callable[[CfgNode], None], opts: list[str], what: str) -> CfgNode:
@@ -340,21 +365,36 @@ def _made_config(merge: Callable[[CfgNode], None], opts: list[str], what: str) -
         cfg.merge_from_list(opts)
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"{what} with {opts}: {error}") from error
-    _fill_in_numbers(cfg)
+    _import_modules(cfg.DATASETS.IMPORT)
+    _follow_data(cfg)
     check_config(cfg, CHOICES, RANGES)
     cfg.freeze()
     return cfg
 
 
-def _fill_in_numbers(cfg: CfgNode) -> None:
-    """Replace the zeros that stand for the schema's numbers."""
+def _import_modules(names: Iterable[str]) -> None:
+    """Import modules of the user's, which may stand in the working directory."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where Python itself looks for a script's modules, and kgdet would not
+    for name in names:
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"DATASETS.IMPORT: {name!r}: {error}") from error
+
+
+def _follow_data(cfg: CfgNode) -> None:
+    """Replace "auto" and the zeros of ``NUMBERS_OF_DATA`` by the data's schema and its numbers."""
     try:
-        schema = get_schema(cfg.MODEL.KGDET.SCHEMA)
+        schema = schema_of_config(cfg)
     except ValueError as error:
-        raise ValueError(f"config: MODEL.KGDET.SCHEMA: {error}") from error
-    cfg.MODEL.KGDET.NUM_CLASSES = cfg.MODEL.KGDET.NUM_CLASSES or schema.num_classes
-    cfg.MODEL.KGDET.NUM_KEYPOINTS = cfg.MODEL.KGDET.NUM_KEYPOINTS or schema.num_keypoints
-    cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.FCOS.NUM_CLASSES or schema.num_classes
+        key = "DATASETS" if cfg.MODEL.KGDET.SCHEMA == AUTO else "MODEL.KGDET.SCHEMA"
+        raise ValueError(f"config: {key}: {error}") from error
+    cfg.MODEL.KGDET.SCHEMA = register_under_a_name(schema)
+    for key in NUMBERS_OF_DATA:
+        node, name = key.split(".")
+        number = schema.num_classes if name == "NUM_CLASSES" else schema.num_keypoints
+        cfg.MODEL[node][name] = cfg.MODEL[node][name] or number
 
 
 def check_weights(cfg: CfgNode, *, required: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from kgdet_d2.schema import get_schema
+from kgdet_d2.utils.catalog import schema_of_config
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def _crop_problems(crop: CfgNode) -> Iterator[str]:
 
 def _schema_problems(cfg: CfgNode, node: str, *names: str) -> Iterator[str]:
     """Compare a node's NUM_CLASSES, NUM_KEYPOINTS with the schema's."""
-    schema = get_schema(cfg.MODEL.KGDET.SCHEMA)
+    schema = schema_of_config(cfg)
     for name in names:
         reason = f", as MODEL.KGDET.SCHEMA {schema.name!r} has it"
         yield from _expect(cfg, f"MODEL.{node}.{name}", getattr(schema, name.lower()), reason)
@@ -221,6 +221,12 @@ def _kgdet_problems(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.KGDET.NUM_KEYPOINTS = {kgdet.NUM_KEYPOINTS}, got {kgdet.COLUMNS}"
         )
     if flip.ENABLED:
+        unpaired = schema_of_config(cfg).unpaired_classes
+        if unpaired:
+            reason = (
+                f", since it is not known which landmarks of {_any_of(unpaired)} change places in a mirror"
+            )
+            yield from _expect(cfg, "MODEL.KGDET.FLIP_FUSION.ENABLED", False, reason)
         reason = " with FLIP_FUSION, whose two passes would choose different cells"
         yield from _expect(cfg, "MODEL.KGDET.SPARSE_CELLS", 0, reason)
         yield from _expect(cfg, "MODEL.KGDET.SPARSE_TRAINING", 0, reason)

@@ -14,7 +14,7 @@ from kgdet_d2.checkpoint.checkpointer import find_model_config, load_model
 from kgdet_d2.data.images import Photo, image_to_tensor, to_array
 from kgdet_d2.garments import Garments
 from kgdet_d2.modeling import optimize_for_inference
-from kgdet_d2.schema import get_schema
+from kgdet_d2.utils.catalog import schema_of_config
 
 DEALT_BATCHES = 4  # so many batches of photos are dealt by size at a time
 # A garment has one name here: of those that overlap so much the best is left.
@@ -61,7 +61,7 @@ class FashionPredictor:
     def __init__(self, model: nn.Module, cfg: CfgNode, *, score_threshold: float = 0.5, batch_size: int = 8):
         self.model = model
         self.cfg = cfg
-        self.schema = get_schema(cfg.MODEL.KGDET.SCHEMA)
+        self.schema = schema_of_config(cfg)
         self.score_threshold = score_threshold
         self.batch_size = batch_size
         self.mapper = PhotoMapper(cfg)

@@ -89,7 +89,9 @@ def test_what_the_wheel_holds(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         entry_points = archive.read("kgdet_d2-0.1.0.dist-info/entry_points.txt").decode()
+    schemas = (ROOT / "kgdet_d2" / "schema").glob("*.yaml")
     configs = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")}
+    configs |= {f"schema/{path.name}" for path in schemas}
     assert len(configs) > 30
     assert {name.removeprefix("kgdet_d2/") for name in names if name.endswith(".yaml")} == configs
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "kgdet_d2").rglob("*.py")}

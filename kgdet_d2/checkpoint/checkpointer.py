@@ -13,7 +13,8 @@ from torch import nn
 
 from kgdet_d2.checkpoint.convert import RELEASE_CONFIG, from_release, origin_of, read_checkpoint
 from kgdet_d2.config import check_weights, config_from_text, load_config
-from kgdet_d2.schema import KeypointSchema, get_schema, register_schema
+from kgdet_d2.schema import KeypointSchema, register_under_a_name
+from kgdet_d2.utils.catalog import schema_of_config
 
 _DESCRIPTION = "kgdet_d2"  # the checkpoint's key of what describe() returns
 _SHOWN = 3  # names in a message
@@ -103,7 +104,7 @@ def _first(names: list[str]) -> str:
 
 def describe(cfg: CfgNode) -> dict[str, str]:
     """Return what a checkpoint says of its model: ``config``, YAML, and ``schema``, JSON."""
-    return {"config": cfg.dump(), "schema": json.dumps(get_schema(cfg.MODEL.KGDET.SCHEMA).to_dict())}
+    return {"config": cfg.dump(), "schema": json.dumps(schema_of_config(cfg).to_dict())}
 
 
 def as_ours(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -168,7 +169,8 @@ def config_of(path: str | Path, opts: list[str]) -> CfgNode:
     if _DESCRIPTION in checkpoint:
         description = checkpoint[_DESCRIPTION]
         try:
-            register_schema(KeypointSchema.from_dict(json.loads(description["schema"])))
+            schema = KeypointSchema.from_dict(json.loads(description["schema"]))
+            opts = ["MODEL.KGDET.SCHEMA", register_under_a_name(schema), *opts]
             return config_from_text(description["config"], opts)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: what it says of its model cannot be read: {error}") from error

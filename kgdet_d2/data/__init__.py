@@ -5,7 +5,7 @@ Importing registers the datasets below ``$DETECTRON2_DATASETS``.
 
 import os
 
-from kgdet_d2.data.dataset import FashionDataset, training_dataset
+from kgdet_d2.data.dataset import FashionDataset, fashion_dataset, training_dataset
 from kgdet_d2.data.loaders import ImagePairs, build_pair_train_loader, build_train_loader
 from kgdet_d2.data.mapper import FashionDatasetMapper
 from kgdet_d2.data.register import register_all, register_fashion
@@ -20,6 +20,7 @@ __all__ = [
     "ImagePairs",
     "build_pair_train_loader",
     "build_train_loader",
+    "fashion_dataset",
     "register_all",
     "register_fashion",
     "training_dataset",

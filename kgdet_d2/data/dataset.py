@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
-from detectron2.data.build import filter_images_with_only_crowd_annotations, print_instances_class_histogram
+from detectron2.data import DatasetCatalog
+from detectron2.data.build import print_instances_class_histogram
 from detectron2.structures import BoxMode
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from kgdet_d2.structures.annotations import AnnotationTable
+from kgdet_d2.utils.catalog import check_schema_of_datasets, schema_of_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,25 @@ class FashionDataset(Dataset, Sequence):
         return self.annotations.category_id[self._has_area]
 
 
+def fashion_dataset(name: str) -> FashionDataset:
+    """Return a registered dataset; one of Detectron2's own dicts is put into columns and checked.
+
+    Its images are numbered by position where their ids are no whole numbers, and what it leaves open is
+    filled in: see :meth:`AnnotationTable.from_dataset_dicts`.
+
+    Raises:
+        ValueError: see there and :func:`kgdet_d2.utils.catalog.schema_of_dataset`.
+    """
+    schema = schema_of_dataset(name)
+    dataset = DatasetCatalog.get(name)
+    if isinstance(dataset, FashionDataset):
+        return dataset
+    try:
+        return FashionDataset(AnnotationTable.from_dataset_dicts(dataset, schema), "")
+    except ValueError as error:
+        raise ValueError(f"dataset {name!r}: {error}") from error
+
+
 def training_dataset(names: Sequence[str], *, filter_empty: bool) -> Dataset:
     """Join registered datasets, one after another, as Detectron2's loader joins lists.
 
@@ -104,37 +124,23 @@ def training_dataset(names: Sequence[str], *, filter_empty: bool) -> Dataset:
         filter_empty: leave out images without a garment.
 
     Raises:
-        ValueError: they differ in their classes, or no image is left.
+        ValueError: they differ in their classes or landmarks, or no image is left.
     """
-    class_names = MetadataCatalog.get(names[0]).thing_classes
-    datasets = [DatasetCatalog.get(name) for name in names]
-    for name, dataset in zip(names, datasets, strict=True):
-        classes = MetadataCatalog.get(name).thing_classes
-        if classes != class_names:
-            raise ValueError(
-                f"dataset {name!r}: expected the classes of {names[0]!r}, {class_names}, got {classes}"
-            )
-        print_instances_class_histogram(_class_counts(dataset), class_names)
-    joined: ConcatDataset = ConcatDataset([_images(dataset, filter_empty) for dataset in datasets])
+    schema = schema_of_dataset(names[0])
+    check_schema_of_datasets(names, schema)
+    datasets = [fashion_dataset(name) for name in names]
+    for dataset in datasets:
+        annotations = [{"category_id": index} for index in dataset.category_ids()]
+        print_instances_class_histogram([{"annotations": annotations}], list(schema.class_names))
+    joined: ConcatDataset = ConcatDataset(
+        [_with_garments(dataset) if filter_empty else dataset for dataset in datasets]
+    )
     if not len(joined):
         raise ValueError(f"{', '.join(names)}: expected images with garments to train on, found none")
     return joined
 
 
-def _images(dataset: FashionDataset | list[dict], filter_empty: bool) -> Dataset:
-    """Select the images to train on, in a form that worker processes share."""
-    if not isinstance(dataset, FashionDataset):
-        dicts = filter_images_with_only_crowd_annotations(dataset) if filter_empty else dataset
-        return DatasetFromList(dicts, copy=False)
-    if not filter_empty:
-        return dataset
+def _with_garments(dataset: FashionDataset) -> Dataset:
     chosen = np.flatnonzero(dataset.num_garments())
     logger.info("%s: %d of %d images have garments", dataset.image_root, len(chosen), len(dataset))
     return Subset(dataset, chosen)  # type: ignore[arg-type]  # an array, which worker processes share
-
-
-def _class_counts(dataset: FashionDataset | list[dict]) -> Sequence[dict]:
-    """Return what Detectron2's histogram reads of dataset dicts."""
-    if not isinstance(dataset, FashionDataset):
-        return dataset
-    return [{"annotations": [{"category_id": index} for index in dataset.category_ids()]}]

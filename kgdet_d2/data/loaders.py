@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from kgdet_d2.data.dataset import FashionDataset, training_dataset
 from kgdet_d2.data.mapper import FashionDatasetMapper
 from kgdet_d2.structures.annotations import item_ids
+from kgdet_d2.utils.catalog import check_mirroring
 
 # --- single images ---
 
@@ -26,8 +27,10 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict]]:
     Detectron2 makes them where the model is, out of images that arrive one by one, two a worker mapped ahead.
 
     Raises:
-        ValueError: the datasets have other classes or landmarks than the model, or no image is left.
+        ValueError: the datasets have other classes or landmarks than the model, no image is left, or see
+            :func:`kgdet_d2.utils.catalog.check_mirroring`.
     """
+    check_mirroring(cfg)
     mapper = FashionDatasetMapper(cfg, is_train=True)
     dataset = training_dataset(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)

@@ -17,8 +17,8 @@ from detectron2.structures import Instances, Keypoints
 
 from kgdet_d2.data.augmentation import build_train_augmentations
 from kgdet_d2.data.images import image_to_tensor, read_image
-from kgdet_d2.schema import KeypointSchema, get_schema
-from kgdet_d2.utils.catalog import check_schema_of_datasets
+from kgdet_d2.schema import KeypointSchema
+from kgdet_d2.utils.catalog import check_schema_of_datasets, schema_of_config
 
 
 class FashionDatasetMapper(DatasetMapper):
@@ -78,7 +78,7 @@ class FashionDatasetMapper(DatasetMapper):
             ValueError: one of ``DATASETS.TRAIN`` and ``DATASETS.TEST`` has another schema or none, or is not
                 registered.
         """
-        schema = get_schema(cfg.MODEL.KGDET.SCHEMA)
+        schema = schema_of_config(cfg)
         check_schema_of_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), schema)
         arguments: dict[str, Any] = {
             "is_train": is_train,

@@ -1,18 +1,43 @@
-"""The registration of datasets in Detectron2's catalogues; nothing is read before ``DatasetCatalog.get``."""
+"""The registration of datasets in Detectron2's catalogues; ``DatasetCatalog.get`` reads their annotations."""
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from kgdet_d2.data.dataset import FashionDataset
-from kgdet_d2.schema import DEEPFASHION2, FLD, KeypointSchema
+from kgdet_d2.schema import DEEPFASHION2, FLD, KeypointSchema, load_schema
 from kgdet_d2.structures.annotations import AnnotationTable
+
+logger = logging.getLogger(__name__)
+
+PREPARED = "dataset.yaml"  # in the folder of a dataset that ``kgdet prepare coco`` has prepared
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A split of a dataset.
+
+    Attributes:
+        schema: the landmarks.
+        image_root: the images' folder.
+        annotation_file: written by :meth:`AnnotationTable.save`, maybe later.
+        prepare_command: the command that writes it, for the error when it is missing.
+    """
+
+    schema: KeypointSchema
+    image_root: Path
+    annotation_file: Path
+    prepare_command: str
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A dataset's folder: its landmarks, splits, and the command that prepares it.
+    """A dataset with a layout of its own.
 
     Attributes:
         schema: the landmarks.
@@ -25,6 +50,18 @@ class _Source:
     splits: dict[str, str]
     image_root: str
     prepare_command: str
+
+    def at(self, folder: Path) -> dict[str, _Split]:
+        """Return the splits, by the end of their dataset's name, where the dataset is in this folder."""
+        return {
+            suffix: _Split(
+                self.schema,
+                folder / self.image_root.format(split=split),
+                folder / "annotations" / f"{split}.npz",
+                self.prepare_command.format(folder=folder),
+            )
+            for suffix, split in self.splits.items()
+        }
 
 
 _SAMPLE_SPLITS = {"train": "train", "val": "validation"}
@@ -88,24 +125,91 @@ def register_fashion(
 
 
 def register_all(root: str | Path) -> None:
-    """Register ``<dataset>_train`` and ``_val`` of every dataset named below, and the test splits of two.
+    """Register ``<dataset>_train`` and ``_val`` of every dataset named above, and the test splits of two.
 
-    A second call replaces what the first registered.
+    So are datasets that were prepared below the folder, by their own names. A second call replaces what the
+    first registered. A prepared dataset whose files cannot be used is logged and left out.
 
     Args:
-        root: the folder of the folders ``deepfashion2``, ``synthfashion`` and ``fld``.
+        root: the folder of the folders ``deepfashion2``, ``synthfashion``, ``fld`` and of prepared datasets.
     """
     for dataset, source in _BUILTIN.items():
-        folder = Path(root) / dataset
-        for suffix, split in source.splits.items():
-            name = f"{dataset}_{suffix}"
-            if name in DatasetCatalog:
-                DatasetCatalog.remove(name)
-                MetadataCatalog.remove(name)
-            register_fashion(
-                name,
-                source.schema,
-                folder / source.image_root.format(split=split),
-                folder / "annotations" / f"{split}.npz",
-                prepare_command=source.prepare_command.format(folder=folder),
-            )
+        _register_splits(dataset, source.at(Path(root) / dataset))
+    for file in sorted(Path(root).glob(f"*/{PREPARED}")):
+        try:
+            name, splits = read_prepared(file)
+        except (OSError, ValueError) as error:
+            logger.warning("a prepared dataset is left out: %s", error)
+            continue
+        _register_splits(name, splits)
+
+
+_registered: set[str] = set()  # by register_all
+
+
+def _register_splits(dataset: str, splits: Mapping[str, _Split]) -> None:
+    for suffix, split in splits.items():
+        name = f"{dataset}_{suffix}"
+        if name in _registered:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        elif name in DatasetCatalog:
+            logger.warning("dataset %r is registered already; that of %s is left out", name, split.image_root)
+            continue
+        register_fashion(
+            name,
+            split.schema,
+            split.image_root,
+            split.annotation_file,
+            prepare_command=split.prepare_command,
+        )
+        _registered.add(name)
+
+
+def read_prepared(file: str | Path) -> tuple[str, dict[str, _Split]]:
+    """Read the description of a dataset that was prepared.
+
+        name: mine
+        schema: schema.yaml
+        splits:
+          train: {annotations: annotations/train.npz, images: /photos}
+          val: {annotations: annotations/validation.npz, images: photos}
+
+    Paths are relative to its folder.
+
+    Returns:
+        The dataset's name, and its splits by the ends of their names.
+
+    Raises:
+        OSError, ValueError: naming the file: it, or the schema's, cannot be used.
+    """
+    folder = Path(file).parent
+    try:
+        content = yaml.safe_load(Path(file).read_bytes())
+        name = _named(content, "name")
+        schema_file = folder / _named(content, "schema")
+        places = {
+            suffix: (folder / _named(split, "images"), folder / _named(split, "annotations"))
+            for suffix, split in _items(content, "splits")
+        }
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file}: not a usable description of a dataset: {error}") from error
+    schema = load_schema(schema_file)
+    return name, {
+        suffix: _Split(schema, images, annotations, f"kgdet prepare coco --name {name} ...")
+        for suffix, (images, annotations) in places.items()
+    }
+
+
+def _named(content: Any, field: str) -> str:
+    value = content.get(field) if isinstance(content, dict) else None
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{field}: expected a name, got {value!r}")
+    return value
+
+
+def _items(content: dict, field: str) -> list[tuple[str, Any]]:
+    value = content.get(field)
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"{field}: expected names with values, got {value!r}")
+    return [(str(name), part) for name, part in value.items()]

@@ -8,12 +8,11 @@ from statistics import mean, median, stdev
 from typing import Any
 
 import torch
-from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
 from kgdet_d2.checkpoint.checkpointer import load_model
 from kgdet_d2.complexity import count_by_module, total
-from kgdet_d2.data import FashionDatasetMapper
+from kgdet_d2.data import FashionDatasetMapper, fashion_dataset
 from kgdet_d2.engine.compare_figure import figure_path, write_figure
 from kgdet_d2.engine.compare_runs import SCORES, Run, read_json, train
 from kgdet_d2.utils.command import at_least, command_parser
@@ -151,7 +150,7 @@ def measure_costs(runs: Sequence[Run], timed: int) -> list[dict]:
     for run in runs:
         cfg = run.cfg("MODEL.WEIGHTS", str(run.folder / "model_final.pth"))
         models[run.name] = load_model(cfg)
-        dataset, mapper = DatasetCatalog.get(cfg.DATASETS.TEST[0]), FashionDatasetMapper(cfg, is_train=False)
+        dataset, mapper = fashion_dataset(cfg.DATASETS.TEST[0]), FashionDatasetMapper(cfg, is_train=False)
         batches[run.name] = [[mapper(dataset[row])] for row in range(min(timed, len(dataset)))]
         height, width = batches[run.name][0][0]["image"].shape[1:]
         counts = total(count_by_module(cfg, width=width, height=height))

@@ -15,14 +15,14 @@ from detectron2.engine import launch
 from tabulate import tabulate
 
 from kgdet_d2.config import check_weights, load_config
+from kgdet_d2.data import fashion_dataset
 from kgdet_d2.engine import trainer
 from kgdet_d2.evaluation import load_ground_truth
 from kgdet_d2.evaluation.average_precision import average_precisions
 from kgdet_d2.evaluation.report import report_json
-from kgdet_d2.schema import get_schema
 from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
-from kgdet_d2.utils.catalog import check_schema_of_datasets
+from kgdet_d2.utils.catalog import check_schema_of_datasets, schema_of_config
 from kgdet_d2.utils.command import at_least, command_parser, exit_status
 from kgdet_d2.utils.io import atomic_write
 
@@ -72,13 +72,13 @@ class Fold:
     def register(self) -> None:
         """Register both datasets, with the metadata of the whole."""
         metadata = MetadataCatalog.get(self.dataset).as_dict()
-        others = sorted(set(range(len(DatasetCatalog.get(self.dataset)))) - set(self.rows))
+        others = sorted(set(range(len(fashion_dataset(self.dataset)))) - set(self.rows))
         for name, rows in ((self.left_out, self.rows), (self.learnt, others)):
             DatasetCatalog.register(name, lambda rows=rows: self._records(rows))
             MetadataCatalog.get(name).set(**metadata | {"name": name})
 
     def _records(self, rows: Sequence[int]) -> list[dict]:
-        dataset = DatasetCatalog.get(self.dataset)
+        dataset = fashion_dataset(self.dataset)
         return [dataset[row] for row in rows]
 
     def unregister(self) -> None:
@@ -119,8 +119,8 @@ def run(args: argparse.Namespace) -> None:
     """
     cfg = load_config(args.config_file, args.opts)
     check_weights(cfg, required=False)
-    check_schema_of_datasets([args.dataset], get_schema(cfg.MODEL.KGDET.SCHEMA))
-    number = len(DatasetCatalog.get(args.dataset))
+    check_schema_of_datasets([args.dataset], schema_of_config(cfg))
+    number = len(fashion_dataset(args.dataset))
     if number < args.folds:
         raise ValueError(
             f"--folds: expected at most {number}, the photos of {args.dataset}, got {args.folds}"

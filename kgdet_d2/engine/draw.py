@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from tqdm import tqdm
 
 from kgdet_d2.checkpoint.checkpointer import find_model_config
+from kgdet_d2.data import fashion_dataset
 from kgdet_d2.data.images import read_image
 from kgdet_d2.figure_page import justified, titled, to_height, write_jpeg
 from kgdet_d2.predictor import FashionPredictor
-from kgdet_d2.utils.catalog import schema_of_dataset
 from kgdet_d2.utils.command import command_parser
 from kgdet_d2.visualizer import FashionVisualizer
 
@@ -70,8 +70,7 @@ def draw_dataset(
         ValueError: the dataset is not registered, has no schema, or no photos.
         RuntimeError: a photo cannot be read.
     """
-    schema_of_dataset(dataset)
-    records = DatasetCatalog.get(dataset)[:max_images]
+    records = fashion_dataset(dataset)[:max_images]
     if not records:
         raise ValueError(f"dataset {dataset!r}: no photos among the first {max_images} to draw")
     metadata = MetadataCatalog.get(dataset)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import (
     DefaultTrainer,
@@ -32,6 +32,7 @@ from kgdet_d2.data import (
     ImagePairs,
     build_pair_train_loader,
     build_train_loader,
+    fashion_dataset,
 )
 from kgdet_d2.engine.ema import EMAHook
 from kgdet_d2.engine.hooks import check_losses
@@ -40,7 +41,7 @@ from kgdet_d2.engine.summary import log_retrieval, log_summary
 from kgdet_d2.evaluation import FashionEvaluator, RetrievalEvaluator
 from kgdet_d2.modeling import optimize_for_inference
 from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN
-from kgdet_d2.utils.catalog import schema_of_dataset
+from kgdet_d2.utils.catalog import check_mirroring, check_schema_of_datasets, schema_of_config
 
 DESCRIPTION = """Train a model, or evaluate one with --eval-only.
 
@@ -84,8 +85,11 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         """Build the loader of a test dataset."""
-        mapper = FashionDatasetMapper(cfg, is_train=False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        return build_detection_test_loader(
+            fashion_dataset(dataset_name),
+            mapper=FashionDatasetMapper(cfg, is_train=False),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -175,8 +179,9 @@ class MatchingTrainer(Trainer):
             raise ValueError(
                 f"DATASETS.TRAIN: expected one dataset, whose photos pair, got {cfg.DATASETS.TRAIN}"
             )
+        check_mirroring(cfg)
         return build_pair_train_loader(
-            ImagePairs(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])),
+            ImagePairs(fashion_dataset(cfg.DATASETS.TRAIN[0])),
             mapper=FashionDatasetMapper(cfg, is_train=True),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -203,7 +208,9 @@ class MatchingTrainer(Trainer):
             cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
         )
         for name, retrieval in retrievals.items():
-            loader = build_detection_test_loader(cfg, name, mapper=mapper)
+            loader = build_detection_test_loader(
+                fashion_dataset(name), mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+            )
             scores = inference_on_dataset(gt_box_model, loader, retrieval)  # resets the evaluator first
             if comm.is_main_process():
                 dataset_results = results if len(names) == 1 else results[name]
@@ -241,8 +248,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError("no CUDA device was found; train on the CPU with --num-gpus 0")
     check_weights(cfg, required=args.eval_only)
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        schema_of_dataset(name)
+    check_schema_of_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), schema_of_config(cfg))
     # Detectron2 logs the file's text, and does not know the names of those that come with the package.
     config_file = str(find_config(args.config_file)) if args.config_file else ""
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": config_file}))

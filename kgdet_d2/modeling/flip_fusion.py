@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from kgdet_d2.geometry.flip import mirror_boxes, mirror_columns, mirror_offsets
 from kgdet_d2.modeling.heads.outputs import StageOutput
-from kgdet_d2.schema import DEEPFASHION2, KeypointSchema, get_schema
+from kgdet_d2.schema import DEEPFASHION2, KeypointSchema
+from kgdet_d2.utils.catalog import schema_of_config
 
 # Landmarks of short sleeve outwear, from 1, that the release's table exchanges.
 _RELEASED_PAIRS = ((2, 26), (4, 6))
@@ -55,7 +56,7 @@ class FlipFusion(nn.Module):
         return {
             "on_images": flip.MODE == "image",
             "in_training": flip.IN_TRAINING,
-            "flip_map": keypoint_flip_map(get_schema(cfg.MODEL.KGDET.SCHEMA), flip.PERMUTATION),
+            "flip_map": keypoint_flip_map(schema_of_config(cfg), flip.PERMUTATION),
         }
 
     def forward(

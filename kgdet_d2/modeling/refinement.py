@@ -19,7 +19,7 @@ from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points, to_floa
 from kgdet_d2.modeling.heads.keypoint_refiner import Garments, KeypointRefiner, Refinement
 from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.modeling.losses import Targets, flatten_levels, quality_focal_loss
-from kgdet_d2.schema import get_schema
+from kgdet_d2.utils.catalog import schema_of_config
 
 # --- training ---
 
@@ -73,7 +73,7 @@ class RefinerCriterion:
         """Read ``MODEL.KGDET.REFINER``."""
         refiner = cfg.MODEL.KGDET.REFINER
         return {
-            "sigmas": list(get_schema(cfg.MODEL.KGDET.SCHEMA).sigmas),
+            "sigmas": list(schema_of_config(cfg).sigmas),
             "num_positives": refiner.NUM_POSITIVES,
             "keypoint_weight": refiner.KEYPOINT_WEIGHT,
             "heat_weight": refiner.HEAT_WEIGHT,

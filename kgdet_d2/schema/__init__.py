@@ -1,5 +1,8 @@
 """Keypoint schemas, by name. Imports numpy and yaml alone, so that all of the project may import it."""
 
+import json
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from kgdet_d2.schema.keypoint_schema import KeypointSchema
@@ -19,6 +22,15 @@ def register_schema(schema: KeypointSchema) -> None:
     """
     if _SCHEMAS.setdefault(schema.name, schema) != schema:
         raise ValueError(f"schema {schema.name!r}: another one is registered under this name")
+
+
+def register_under_a_name(schema: KeypointSchema) -> str:
+    """Make a schema known by its name, or where another one has it by the name and a hash; return which."""
+    if _SCHEMAS.get(schema.name, schema) != schema:
+        digest = sha256(json.dumps(schema.to_dict()).encode()).hexdigest()[:8]
+        schema = replace(schema, name=f"{schema.name}-{digest}")
+    register_schema(schema)
+    return schema.name
 
 
 def get_schema(name: str) -> KeypointSchema:
@@ -42,6 +54,7 @@ __all__ = [
     "get_schema",
     "load_schema",
     "register_schema",
+    "register_under_a_name",
     "schema_from_description",
     "schema_to_yaml",
 ]

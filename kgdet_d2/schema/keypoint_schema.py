@@ -115,12 +115,19 @@ class KeypointSchema:
         """Return K_c, the number of landmarks of one class."""
         return len(self.keypoint_names[class_index])
 
-    def has_landmarks_of(self, other: "KeypointSchema") -> bool:
-        """Return whether classes, landmarks and slots are the same, so that a network fits both."""
-        return all(
-            getattr(self, field) == getattr(other, field)
-            for field in ("class_names", "keypoint_names", "slots")
-        )
+    def difference(self, other: "KeypointSchema") -> str:
+        """Return how another schema's classes, landmarks or slots differ from these; "" where they do not.
+
+        Without a difference the annotations and the predictions of one are those of the other.
+        """
+        if other.class_names != self.class_names:
+            return f"classes: expected {list(self.class_names)}, got {list(other.class_names)}"
+        for name, own, others in zip(
+            self.class_names, self.keypoint_names, other.keypoint_names, strict=True
+        ):
+            if own != others:
+                return f"landmarks of class {name!r}: expected {list(own)}, got {list(others)}"
+        return "" if other.slots == self.slots else f"slots: expected {self.slots}, got {other.slots}"
 
     @cached_property
     def unpaired_classes(self) -> dict[str, str]:

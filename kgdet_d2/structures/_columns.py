@@ -5,6 +5,7 @@ data is stored flat with offsets: what belongs to row i of ``x`` is rows ``x_off
 ``x_offsets[i + 1]`` of the columns that these offsets count.
 """
 
+import json
 import os
 import zipfile
 import zlib
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, get_origin, get_type_hints
 
 import numpy as np
@@ -163,7 +165,15 @@ def write_columns(
             arrays[stored_name(name)] = array
     save = np.savez_compressed if deflate else np.savez
     with atomic_write(path) as file:
-        save(file, format_version=version, schema=container.schema.name, **arrays, **further)
+        schema = json.dumps(container.schema.to_dict(), separators=(",", ":"))
+        save(
+            file,
+            format_version=version,
+            schema=container.schema.name,
+            keypoint_schema=np.bytes_(schema.encode()),
+            **arrays,
+            **further,
+        )
 
 
 @contextmanager
@@ -176,25 +186,38 @@ def open_columns(
         path: the file.
         kind: the kind of file, for errors.
         version: the format's version that it must have.
-        schema: the schema that it must be of.
+        schema: the schema whose classes and landmarks it must have.
         hint: a further sentence for errors.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: naming the file: another version or schema, a damaged file, or an error that reading it
-            or making the container raised.
+        ValueError: naming the file: another version, other classes or landmarks, a damaged file, or an error
+            that reading it or making the container raised.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: there is no such {kind} file.{hint}")
     try:
         check(zipfile.is_zipfile(path), "truncated, or of another kind")
         with np.load(path, allow_pickle=False) as archive:
-            for name, expected in {"format_version": version, "schema": schema.name}.items():
-                value = archive[name].item()
-                check(value == expected, f"{name}: expected {expected!r}, got {value!r}")
+            found = archive["format_version"].item()
+            check(found == version, f"format_version: expected {version!r}, got {found!r}")
+            _check_schema(archive, schema)
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: not a usable {kind} file: {error}.{hint}") from error
+
+
+def _check_schema(archive: Mapping[str, np.ndarray], schema: KeypointSchema) -> None:
+    """Check that a file is of a schema's classes and landmarks; earlier files have its name alone."""
+    if "keypoint_schema" not in archive:
+        name = archive["schema"].item()
+        check(name == schema.name, f"schema: expected {schema.name!r}, got {name!r}")
+        return
+    stored = KeypointSchema.from_dict(json.loads(archive["keypoint_schema"].item()))
+    difference = schema.difference(stored)
+    check(
+        not difference, f"schema: expected {schema.name!r}, got {stored.name!r}: {shorten(difference, 300)}"
+    )
 
 
 def read_columns(archive: Mapping[str, np.ndarray], columns: Mapping[str, Column]) -> dict[str, np.ndarray]:

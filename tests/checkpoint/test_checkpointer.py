@@ -1,5 +1,6 @@
 """Checkpoints that say what model they are of, and weights that do not fit."""
 
+import dataclasses
 import json
 import logging
 
@@ -80,12 +81,14 @@ def test_it_brings_landmarks_that_are_not_known(tmp_path):
     assert get_schema("scarves") == SCARF
 
 
-def test_other_landmarks_of_the_same_name_are_refused(tmp_path):
+def test_other_landmarks_of_the_same_name_get_another_name(tmp_path):
     register_schema(SCARF)
     path, _, _ = save(tmp_path, "MODEL.KGDET.SCHEMA", "scarves")
-    schemas._SCHEMAS["scarves"] = KeypointSchema.from_dict(SCARF.to_dict() | {"sigmas": [0.2, 0.2]})
-    with pytest.raises(ValueError, match=r"model\.pth: what it says.* another one is registered"):
-        config_of(path, [])
+    others = schemas._SCHEMAS["scarves"] = dataclasses.replace(SCARF, sigmas=(0.2, 0.2))
+    name = config_of(path, []).MODEL.KGDET.SCHEMA
+    assert name.startswith("scarves-") and config_of(path, []).MODEL.KGDET.SCHEMA == name
+    assert get_schema(name) == dataclasses.replace(SCARF, name=name)
+    assert get_schema("scarves") == others
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """Registered datasets: dicts, metadata, built-in names and missing files."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from kgdet_d2.data import register_all, register_fashion
-from kgdet_d2.schema import DEEPFASHION2, FLD
+from kgdet_d2.data import register, register_all, register_fashion
+from kgdet_d2.schema import DEEPFASHION2, FLD, schema_to_yaml
 from kgdet_d2.structures.annotations import AnnotationTable, Garment, Photo
 
 NAMES = ["deepfashion2_train", "deepfashion2_val", "synthfashion_train", "synthfashion_val"]
@@ -82,3 +86,77 @@ def test_a_missing_annotation_file_is_an_error_when_asked_for(tmp_path, name, co
         DatasetCatalog.get(name)
     assert MetadataCatalog.get(name).annotation_file in str(error.value)
     assert command.format(root=tmp_path) in str(error.value)
+
+
+# --- datasets that were prepared ---
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """The folder of a dataset "mine" with a photo and a garment; what is registered is forgotten."""
+    folder = tmp_path / "wherever"
+    (folder / "annotations").mkdir(parents=True)
+    schema = replace(FLD, name="mine")
+    (folder / "schema.yaml").write_text(schema_to_yaml(schema))
+    garment = Garment(1, np.array([1, 2, 30, 40], np.float32), np.ones((4, 3), np.float32))
+    table = AnnotationTable.from_photos([Photo("a b.jpg", 1, 64, 64, [garment])], schema)
+    table.save(folder / "annotations/train.npz")
+    splits = {"train": {"annotations": "annotations/train.npz", "images": "photos"}}
+    description = {"name": "mine", "schema": "schema.yaml", "splits": splits}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(description))
+    yield folder
+    (folder / "dataset.yaml").unlink()
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if "mine_train" in catalog:
+            catalog.remove("mine_train")
+    register._registered.discard("mine_train")
+    register_all("datasets")
+
+
+def test_prepared_datasets_are_found(prepared):
+    register_all(prepared.parent)
+    register_all(prepared.parent)
+    assert MetadataCatalog.get("mine_train").keypoint_schema.class_names == FLD.class_names
+    (record,) = DatasetCatalog.get("mine_train")
+    assert record["file_name"] == str(prepared / "photos" / "a b.jpg")
+    assert record["annotations"][0]["category_id"] == 1
+
+
+def test_a_schema_that_was_edited(prepared):
+    """Other pairs and sigmas are taken, other landmarks are not: the annotations stand in their order."""
+    file = prepared / "schema.yaml"
+    file.write_text(file.read_text().replace("0.017", "0.5"))
+    register_all(prepared.parent)
+    assert DatasetCatalog.get("mine_train").annotations.schema.sigmas[0] == 0.5
+    file.write_text(
+        file.read_text().replace("waistline_left", "belt_left").replace("waistline_right", "belt_right")
+    )
+    register_all(prepared.parent)
+    with pytest.raises(
+        ValueError, match=r"train\.npz: .*schema: .*landmarks of class 'lower': expected \['belt_left'"
+    ):
+        DatasetCatalog.get("mine_train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "name: expected a name, got None"),
+        ("[", "dataset.yaml: not a usable description"),
+        ("name: mine\nschema: schema.yaml", "splits: expected names with values"),
+        ("name: mine\nschema: schema.yaml\nsplits: {train: {images: x}}", "annotations: expected a name"),
+        ("name: mine\nschema: none.yaml\nsplits: {train: {images: x, annotations: y}}", r"none\.yaml"),
+    ],
+)
+def test_a_prepared_dataset_that_cannot_be_used_is_logged(prepared, content, message, caplog):
+    (prepared / "dataset.yaml").write_text(content)
+    register_all(prepared.parent)
+    assert "mine_train" not in DatasetCatalog
+    assert re.search(message, caplog.text)
+
+
+def test_a_name_that_is_taken_is_left(prepared, caplog):
+    DatasetCatalog.register("mine_train", list)
+    register_all(prepared.parent)
+    assert DatasetCatalog.get("mine_train") == []
+    assert "'mine_train' is registered already" in caplog.text

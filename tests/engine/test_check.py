@@ -98,7 +98,7 @@ def test_a_wrong_flip_map_is_exit_status_1(photos, register, capsys, no_plots):
     names = dict(zip(renamed[SKIRT], renamed[SKIRT], strict=True))
     names["hem_right"], names["waist_right"] = "waist_right", "hem_right"
     renamed[SKIRT] = tuple(names.values())
-    register(photos, replace(DEEPFASHION2, keypoint_names=tuple(renamed)))
+    register(photos, replace(DEEPFASHION2, keypoint_names=tuple(renamed), flip_pairs=()))
     assert check("mine") == 1
     printed = capsys.readouterr().out
     assert "skirt: 1 waist_left is paired with 7 waist_right, 3 hem_right fits better\n" in printed
@@ -203,7 +203,7 @@ def test_boxes_are_resized_as_photos_are():
     ("arguments", "message"),
     [
         (["nobody"], "nobody"),
-        (["plain"], "dataset 'plain': expected keypoint_schema"),
+        (["plain"], "dataset 'plain': expected the names of its landmarks"),
         (["sizeless"], "photo 0 of the list, a.jpg: no 'width'"),
         (["deepfashion2_train"], "prepare_deepfashion2"),
         (["mine", "--config-file", "nowhere.yaml"], "nowhere.yaml"),

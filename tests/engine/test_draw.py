@@ -35,7 +35,9 @@ def photos(tmp_path):
             "category_id": 8,
             "keypoints": [50.0, 50.0, 2] * 8,
         }
-        records.append({"file_name": str(path), "annotations": [] if number == 1 else [skirt]})
+        height, width = size
+        record = {"file_name": str(path), "image_id": number, "height": height, "width": width}
+        records.append(record | {"annotations": [] if number == 1 else [skirt]})
     DatasetCatalog.register(NAME, lambda: records)
     MetadataCatalog.get(NAME).set(keypoint_schema=SCHEMA, thing_classes=list(SCHEMA.class_names))
     yield records

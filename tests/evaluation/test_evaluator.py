@@ -390,7 +390,7 @@ def test_a_datasets_own_columns_give_what_its_dicts_give(register, make_scene, m
 
 
 def test_dataset_without_schema(register):
-    with pytest.raises(ValueError, match="expected keypoint_schema"):
+    with pytest.raises(ValueError, match="expected the names of its landmarks"):
         FashionEvaluator(register([photo(1, [])], keypoint_schema=None))
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from kgdet_d2.engine.predict.outputs import PHOTOS, merge_parts, read_photos
 from kgdet_d2.engine.predict.parts import Part
 from kgdet_d2.engine.predict.sources import Source
-from kgdet_d2.schema import get_schema
+from kgdet_d2.utils.catalog import schema_of_config
 from kgdet_d2.utils.io import atomic_write, write_json
 
 Files = Iterable[tuple[str, bytes]]  # by their paths below the output folder
@@ -140,7 +140,7 @@ class Job:
         """
         if not self._is_whole:
             folders = [self.output / part.folder for part in self.parts]
-            schema = get_schema(self.settings.cfg.MODEL.KGDET.SCHEMA)
+            schema = schema_of_config(self.settings.cfg)
             with self._writing():
                 merge_parts(folders, self.output, schema, self.settings.formats)
         if (self.output / "parts").is_dir():

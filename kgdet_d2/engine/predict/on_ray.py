@@ -19,7 +19,8 @@ from typing import Any
 from kgdet_d2.engine.predict.job import Files, Settings
 from kgdet_d2.engine.predict.parts import Part, PartPredictor
 from kgdet_d2.predictor import FashionPredictor
-from kgdet_d2.schema import KeypointSchema, get_schema, register_schema
+from kgdet_d2.schema import KeypointSchema, register_schema
+from kgdet_d2.utils.catalog import schema_of_config
 
 _LEAST_CPUS = 4  # that Ray is told of; of fewer its own tasks may leave none to the actors, and all wait
 
@@ -108,7 +109,7 @@ class ActorPool:
         cfg = self.settings.cfg
         arguments = {
             "weights": ray.put(Path(cfg.MODEL.WEIGHTS).read_bytes()),
-            "schema": get_schema(cfg.MODEL.KGDET.SCHEMA),
+            "schema": schema_of_config(cfg),
             "settings": self.settings,
             "workers": self.workers,
         }

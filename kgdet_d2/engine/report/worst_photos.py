@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from tqdm import tqdm
 
+from kgdet_d2.data import fashion_dataset
 from kgdet_d2.data.images import read_image
 from kgdet_d2.evaluation.keypoint_error import KeypointErrors
 from kgdet_d2.evaluation.report import type_name
@@ -127,7 +128,7 @@ def draw_worst(photo_errors: PhotoErrors, dataset: str, *, count: int) -> Iterat
         dataset: the registered name.
         count: how many at most.
     """
-    records, metadata = DatasetCatalog.get(dataset), MetadataCatalog.get(dataset)
+    records, metadata = fashion_dataset(dataset), MetadataCatalog.get(dataset)
     names = metadata.keypoint_schema.class_names
     for row in tqdm(photo_errors.worst(count), desc="drawing the worst photos", unit="photo"):
         record = records[row]

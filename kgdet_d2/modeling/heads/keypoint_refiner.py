@@ -13,7 +13,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 
 from kgdet_d2.layers.bilinear_gather import neighbors_1d
-from kgdet_d2.schema import get_schema
+from kgdet_d2.utils.catalog import schema_of_config
 
 
 class Garments(NamedTuple):
@@ -352,7 +352,7 @@ class KeypointRefiner(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, fine_shape: ShapeSpec) -> dict:
         """Read ``MODEL.KGDET.REFINER`` and ``MODEL.KGDET.SCHEMA``."""
-        refiner, schema = cfg.MODEL.KGDET.REFINER, get_schema(cfg.MODEL.KGDET.SCHEMA)
+        refiner, schema = cfg.MODEL.KGDET.REFINER, schema_of_config(cfg)
         kinds = schema.kinds.tolist() if refiner.SHARED else list(range(schema.num_keypoints))
         return {
             "in_channels": fine_shape.channels,

@@ -34,7 +34,7 @@ from kgdet_d2.modeling.heads.outputs import (
     StageOutput,
     choose_best_locations,
 )
-from kgdet_d2.schema import get_schema
+from kgdet_d2.utils.catalog import schema_of_config
 
 _NO_SCORE = -20.0  # the logit of 2e-9
 
@@ -171,7 +171,7 @@ class PointSetHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Return the arguments that all heads of this kind take from ``MODEL.KGDET``."""
-        kgdet, schema = cfg.MODEL.KGDET, get_schema(cfg.MODEL.KGDET.SCHEMA)
+        kgdet, schema = cfg.MODEL.KGDET, schema_of_config(cfg)
         (in_channels,) = {shape.channels for shape in input_shape.values()}
         return {
             "in_channels": in_channels,

@@ -17,7 +17,7 @@ from detectron2.structures import Instances, heatmaps_to_keypoints
 from torch import Tensor
 
 from kgdet_d2.geometry.points import to_float32
-from kgdet_d2.schema import get_schema
+from kgdet_d2.utils.catalog import schema_of_config
 
 
 @ROI_KEYPOINT_HEAD_REGISTRY.register()
@@ -60,7 +60,7 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Return Detectron2's arguments and the slots of ``MODEL.KGDET.SCHEMA``."""
         arguments = super().from_config(cfg, input_shape)
-        return {**arguments, "slots": get_schema(cfg.MODEL.KGDET.SCHEMA).slots}
+        return {**arguments, "slots": schema_of_config(cfg).slots}
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
         """Compute the loss or, in inference, give the instances their keypoints.

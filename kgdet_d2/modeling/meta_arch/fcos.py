@@ -9,7 +9,7 @@ from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from kgdet_d2.schema import get_schema
+from kgdet_d2.utils.catalog import schema_of_config
 
 
 class FCOS(fcos.FCOS):
@@ -70,7 +70,7 @@ class FCOS(fcos.FCOS):
         """Build the constructor's arguments from ``MODEL.FCOS``."""
         backbone = build_backbone(cfg)
         shapes = sorted(backbone.output_shape().values(), key=lambda shape: shape.stride)
-        keys, num_classes = cfg.MODEL.FCOS, get_schema(cfg.MODEL.KGDET.SCHEMA).num_classes
+        keys, num_classes = cfg.MODEL.FCOS, schema_of_config(cfg).num_classes
         head = fcos.FCOSHead(
             input_shape=shapes,
             num_classes=num_classes,
