@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -12,8 +13,9 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from kgdet_d2.checkpoint.convert import RELEASE_CONFIG, from_release, origin_of, read_checkpoint
+from kgdet_d2.checkpoint.transfer import transfer
 from kgdet_d2.config import check_weights, config_from_text, load_config
-from kgdet_d2.schema import KeypointSchema, register_under_a_name
+from kgdet_d2.schema import DEEPFASHION2, KeypointSchema, register_under_a_name
 from kgdet_d2.utils.catalog import schema_of_config
 
 _DESCRIPTION = "kgdet_d2"  # the checkpoint's key of what describe() returns
@@ -24,13 +26,15 @@ class FashionCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, which checks what it reads, and whose files hold config and landmarks.
 
     :meth:`load` expects a file of the whole model; with ``checkpointables=[]``, as where a training starts,
-    it takes the weights that fit, and logs in one line what it has left out. The release's own files are
-    taken as they are. But for Detectron2's .pkl files no pickle is executed.
+    it takes the weights that fit, and logs in one line what it has left out. Of a file of other classes or
+    landmarks it then takes those of the same name, and logs a table. The release's own files are taken as
+    they are. But for Detectron2's .pkl files no pickle is executed.
 
     Args:
         model: to save and load.
         save_dir: the folder of checkpoints.
-        cfg: of the model, which goes into the checkpoints; None where none are saved.
+        cfg: of the model, which goes into the checkpoints; None where none are saved, and weights are
+            compared by their shapes alone.
         checkpointables: with ``state_dict`` and ``load_state_dict``, by name.
     """
 
@@ -60,8 +64,33 @@ class FashionCheckpointer(DetectionCheckpointer):
         if filename.endswith((".pkl", ".pyth")):
             return super()._load_file(filename)
         checkpoint = read_checkpoint(Path(filename))
+        schema = _schema_of(checkpoint, filename)
         checkpoint.pop(_DESCRIPTION, None)
-        return as_ours(checkpoint, Path(filename))
+        return self._of_our_schema(as_ours(checkpoint, Path(filename)), schema, filename)
+
+    def _of_our_schema(
+        self, checkpoint: dict[str, Any], schema: KeypointSchema | None, filename: str
+    ) -> dict[str, Any]:
+        """Take what is of the same name from a file of another schema; None where that is not known.
+
+        Raises:
+            ValueError: the file is expected to be of the whole model, and has other classes or landmarks.
+        """
+        if self._cfg is None or schema is None:
+            return checkpoint
+        own = schema_of_config(self._cfg)
+        difference = own.difference(schema)
+        if not difference and own.kind_names == schema.kind_names:
+            return checkpoint
+        if self._whole:
+            reason = difference or "other names of the landmarks' kinds"
+            raise ValueError(
+                f"{filename}: expected weights of the landmarks of {own.name!r}, got those of "
+                f"{schema.name!r}: {shorten(reason, 200)}"
+            )
+        weights, table = transfer(checkpoint["model"], self.model.state_dict(), schema, own)
+        self.logger.info("%s: weights of the same names are taken\n%s", filename, table)
+        return checkpoint | {"model": weights}
 
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
         """Refuse weights that do not fit, or log what was left out.
@@ -91,6 +120,16 @@ class FashionCheckpointer(DetectionCheckpointer):
             )
         if listed:
             self.logger.info("%s: took %s; %s", self._path, numbers, listed)
+
+
+def _schema_of(checkpoint: dict[str, Any], path: str) -> KeypointSchema | None:
+    """Return the schema that a checkpoint has with it; the release's has DeepFashion2's, others none."""
+    if _DESCRIPTION not in checkpoint:
+        return DEEPFASHION2 if "state_dict" in checkpoint else None
+    try:
+        return KeypointSchema.from_dict(json.loads(checkpoint[_DESCRIPTION]["schema"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: what it says of its model cannot be read: {error}") from error
 
 
 def _is_weight(name: str) -> bool:
@@ -167,11 +206,11 @@ def config_of(path: str | Path, opts: list[str]) -> CfgNode:
     checkpoint = read_checkpoint(Path(path))
     opts = ["MODEL.WEIGHTS", str(path), *opts]
     if _DESCRIPTION in checkpoint:
-        description = checkpoint[_DESCRIPTION]
+        schema = _schema_of(checkpoint, str(path))
+        assert schema is not None
         try:
-            schema = KeypointSchema.from_dict(json.loads(description["schema"]))
             opts = ["MODEL.KGDET.SCHEMA", register_under_a_name(schema), *opts]
-            return config_from_text(description["config"], opts)
+            return config_from_text(checkpoint[_DESCRIPTION]["config"], opts)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: what it says of its model cannot be read: {error}") from error
     if "state_dict" in checkpoint:
@@ -188,5 +227,5 @@ def load_model(cfg: CfgNode) -> nn.Module:
     """
     check_weights(cfg, required=True)
     model = build_model(cfg).eval()
-    FashionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    FashionCheckpointer(model, cfg=cfg).load(cfg.MODEL.WEIGHTS)
     return model

@@ -262,7 +262,7 @@ def main(args: argparse.Namespace) -> dict:
     trainer_class = MatchingTrainer if cfg.MODEL.META_ARCHITECTURE == "MatchRCNN" else Trainer
     if args.eval_only:
         model = trainer_class.build_model(cfg).eval()
-        FashionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        FashionCheckpointer(model, cfg=cfg).load(cfg.MODEL.WEIGHTS)
         results = trainer_class.test(cfg, optimize_for_inference(model, cfg))
         if comm.is_main_process():
             verify_results(cfg, results)

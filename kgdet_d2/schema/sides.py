@@ -22,7 +22,7 @@ def pairs_by_name(names: Sequence[str]) -> tuple[tuple[Edge, ...], list[str]]:
     Returns:
         Pairs of indices, the lower one first, and the names that have a side but no mirror image.
     """
-    words = [_words(name) for name in names]
+    words = [words_of(name) for name in names]
     first = {name: index for index, name in reversed(list(enumerate(words)))}
     pairs, alone = [], []
     for index, name in enumerate(words):
@@ -43,6 +43,6 @@ def certain_pairs(names: Sequence[str]) -> tuple[Edge, ...] | None:
     return None if alone or (len(names) > 1 and not pairs) else pairs
 
 
-def _words(name: str) -> tuple[str, ...]:
-    """Return the words of a name in lower case, sides in full."""
+def words_of(name: str) -> tuple[str, ...]:
+    """Return the words of a name in lower case, with sides in full: the same in every spelling."""
     return tuple(_SIDES.get(word, word) for word in map(str.lower, _WORDS.findall(name)))
