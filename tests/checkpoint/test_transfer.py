@@ -13,7 +13,7 @@ from kgdet_d2.checkpoint.transfer import transfer
 from kgdet_d2.config import load_config
 from kgdet_d2.schema import DEEPFASHION2, schema_from_description
 
-# Some landmarks of DeepFashion2's trousers, in another order and spelling, and a new one; a class that is new.
+# Some landmarks of DeepFashion2's trousers, in another order and spelling, and a new one; and a new class.
 TROUSERS = ["Left waist", "waist centre", "waistRight", "belt_loop", "crotch"]
 MINE = schema_from_description(
     {
