@@ -98,7 +98,9 @@ def draw_photos(predictor: FashionPredictor, inputs: list[str], output: Path | N
         _show(drawn, wait=0)
         return
     for photo, picture in zip(tqdm(photos, desc="drawing", unit="photo"), drawn, strict=True):
-        write_jpeg(output if one_file else (output / photo.name).with_suffix(".jpg"), picture)
+        # The suffix stays in the name: a.png and a.jpg of one folder are two photos.
+        name = photo.name if photo.name.endswith(".jpg") else f"{photo.name}.jpg"
+        write_jpeg(output if one_file else output / name, picture)
 
 
 def write_film(predictor: FashionPredictor, path: str, output: Path) -> None:

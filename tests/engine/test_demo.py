@@ -20,10 +20,10 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Two photos of one name, in two folders."""
+    """Three photos of one name but for folder and kind."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for name in ("a/1.png", "b/1.jpg"):
-        (folder / name).parent.mkdir()
+    for name in ("a/1.png", "a/1.jpg", "b/1.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (80, 60, 3), dtype=np.uint8)).save(folder / name)
     return folder
 
@@ -49,7 +49,7 @@ def files(folder):
 
 def test_photos_into_a_folder(weights, photos, tmp_path):
     assert run(weights, "--input", photos, "--output", tmp_path) == 0
-    assert files(tmp_path) == ["a/1.jpg", "b/1.jpg"]
+    assert files(tmp_path) == ["a/1.jpg", "a/1.png.jpg", "b/1.jpg"]
 
 
 def test_the_picture_is_the_predictor_s(weights, photos, tmp_path):
@@ -63,7 +63,7 @@ def test_the_picture_is_the_predictor_s(weights, photos, tmp_path):
 
 def test_one_file_for_several_photos(weights, photos, tmp_path, capsys):
     assert run(weights, "--input", photos, "--output", tmp_path / "drawn.jpg") == 1
-    assert "expected a folder for 2 photos" in capsys.readouterr().err
+    assert "expected a folder for 3 photos" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["", "drawn.mp4"])
