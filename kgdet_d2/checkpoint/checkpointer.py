@@ -1,11 +1,14 @@
 """Checkpoints that say what model they are of, and weights that are checked when they are read."""
 
 import json
+import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -17,6 +20,7 @@ from kgdet_d2.checkpoint.transfer import transfer
 from kgdet_d2.config import check_weights, config_from_text, load_config
 from kgdet_d2.schema import DEEPFASHION2, KeypointSchema, register_under_a_name
 from kgdet_d2.utils.catalog import schema_of_config
+from kgdet_d2.utils.io import atomic_write
 
 _DESCRIPTION = "kgdet_d2"  # the checkpoint's key of what describe() returns
 _SHOWN = 3  # names in a message
@@ -46,9 +50,43 @@ class FashionCheckpointer(DetectionCheckpointer):
         self._path, self._whole = "", True
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write a checkpoint, with the config and the landmarks."""
-        description = {} if self._cfg is None else {_DESCRIPTION: describe(self._cfg)}
-        super().save(name, **kwargs, **description)
+        """Write a checkpoint, with the config and the landmarks, as a whole file or not at all.
+
+        Raises:
+            OSError: it cannot be written; those that were there before are as they were.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        content = {"model": self.model.state_dict(), **kwargs}
+        content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
+        if self._cfg is not None:
+            content[_DESCRIPTION] = describe(self._cfg)
+        file = Path(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", file)
+        with atomic_write(file, sync=True) as stream:
+            torch.save(content, stream)
+        self.tag_last_checkpoint(file.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note which file was written last."""
+        with atomic_write(Path(self.save_dir, "last_checkpoint"), sync=True) as stream:
+            stream.write(last_filename_basename.encode())
+
+    def get_checkpoint_file(self) -> str:
+        """Return the path of the last checkpoint, or of the newest whole one where that is cut off.
+
+        Raises:
+            ValueError: none of those that are there is whole.
+        """
+        last = super().get_checkpoint_file()
+        if not last or is_whole(last):
+            return last
+        others = sorted(Path(self.save_dir).glob("*.pth"), key=os.path.getmtime, reverse=True)
+        for other in others:
+            if is_whole(other):
+                self.logger.warning("%s: the last checkpoint is cut off or missing; %s is taken", last, other)
+                return str(other)
+        raise ValueError(f"{last}: the last checkpoint is cut off or missing, and so are all in its folder")
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a checkpoint, and return what is in it beside the model.
@@ -120,6 +158,15 @@ class FashionCheckpointer(DetectionCheckpointer):
             )
         if listed:
             self.logger.info("%s: took %s; %s", self._path, numbers, listed)
+
+
+def is_whole(path: str | Path) -> bool:
+    """Return whether a file is there that PyTorch wrote to its end, with all its check sums right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _schema_of(checkpoint: dict[str, Any], path: str) -> KeypointSchema | None:

@@ -114,7 +114,7 @@ def fashion_dataset(name: str) -> FashionDataset:
         raise ValueError(f"dataset {name!r}: {error}") from error
 
 
-def training_dataset(names: Sequence[str], *, filter_empty: bool) -> Dataset:
+def training_dataset(names: Sequence[str], *, filter_empty: bool) -> ConcatDataset:
     """Join registered datasets, one after another, as Detectron2's loader joins lists.
 
     Its ``get_detection_dataset_dicts`` joins other datasets unseen: nothing is left out or counted then.
@@ -138,6 +138,16 @@ def training_dataset(names: Sequence[str], *, filter_empty: bool) -> Dataset:
     if not len(joined):
         raise ValueError(f"{', '.join(names)}: expected images with garments to train on, found none")
     return joined
+
+
+def is_wide(dataset: ConcatDataset) -> np.ndarray:
+    """Return whether each image of a :func:`training_dataset` is wider than high, bool (N,)."""
+    parts = []
+    for part in dataset.datasets:
+        whole, rows = (part.dataset, part.indices) if isinstance(part, Subset) else (part, slice(None))
+        annotations = whole.annotations  # type: ignore[attr-defined]  # of FashionDataset
+        parts.append((annotations.width > annotations.height)[rows])
+    return np.concatenate(parts)
 
 
 def _with_garments(dataset: FashionDataset) -> Dataset:

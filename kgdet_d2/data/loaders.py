@@ -1,30 +1,32 @@
 """The training loaders: of single images, and of pairs of a user's and a shop's image."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from itertools import chain
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
-from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
-from detectron2.data.common import AspectRatioGroupedDataset
+from detectron2.data.samplers import (
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, Sampler
 
-from kgdet_d2.data.dataset import FashionDataset, training_dataset
+from kgdet_d2.data.dataset import FashionDataset, is_wide, training_dataset
 from kgdet_d2.data.mapper import FashionDatasetMapper
+from kgdet_d2.data.stream import TrainStream
 from kgdet_d2.structures.annotations import item_ids
 from kgdet_d2.utils.catalog import check_mirroring
 
 # --- single images ---
 
 
-def build_train_loader(cfg: CfgNode) -> Iterable[list[dict]]:
-    """Build endless batches of mapped images from ``DATASETS.TRAIN``, as Detectron2's loader makes them.
+def build_train_loader(cfg: CfgNode) -> TrainStream:
+    """Build endless batches of mapped images from ``DATASETS.TRAIN``, by Detectron2's samplers.
 
-    Its batches of images of like aspect ratio are made in the workers, each of which maps one batch ahead.
-    Detectron2 makes them where the model is, out of images that arrive one by one, two a worker mapped ahead.
+    Images of a batch are of like aspect ratio, with ``DATALOADER.ASPECT_RATIO_GROUPING``. A worker maps a
+    whole batch; Detectron2 makes batches where the model is, out of images that arrive one by one.
 
     Raises:
         ValueError: the datasets have other classes or landmarks than the model, no image is left, or see
@@ -33,18 +35,49 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict]]:
     check_mirroring(cfg)
     mapper = FashionDatasetMapper(cfg, is_train=True)
     dataset = training_dataset(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
-    if not (cfg.DATALOADER.ASPECT_RATIO_GROUPING and cfg.DATALOADER.NUM_WORKERS):
-        return loader
-    mapped_images = loader.dataset.dataset
-    return DataLoader(
-        AspectRatioGroupedDataset(mapped_images, loader.batch_size),
-        batch_size=None,
-        collate_fn=trivial_batch_collator,
+    wide = is_wide(dataset) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
+    return TrainStream(
+        dataset,
+        mapper,
+        partial(_sampler, cfg, dataset),
+        batch_size=images_per_process(cfg.SOLVER.IMS_PER_BATCH),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        prefetch_factor=max(1, 2 // loader.batch_size),
-        worker_init_fn=worker_init_reset_seed,
+        groups=wide,
+        seed=cfg.SEED if cfg.SEED >= 0 else None,
     )
+
+
+def images_per_process(total: int) -> int:
+    """Return the images of a batch in each process.
+
+    Raises:
+        ValueError: their number differs between processes.
+    """
+    processes = comm.get_world_size()
+    if total < 1 or total % processes:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH: expected a multiple of {processes} processes, got {total}")
+    return total // processes
+
+
+def _sampler(cfg: CfgNode, dataset: Dataset, seed: int) -> Sampler:
+    """Return Detectron2's sampler of ``DATALOADER.SAMPLER_TRAIN``.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    name, size = cfg.DATALOADER.SAMPLER_TRAIN, len(dataset)  # type: ignore[arg-type]
+    if name == "TrainingSampler":
+        return TrainingSampler(size, seed=seed)
+    if name == "RandomSubsetTrainingSampler":
+        share = cfg.DATALOADER.RANDOM_SUBSET_RATIO
+        return RandomSubsetTrainingSampler(size, share, seed_shuffle=seed, seed_subset=seed)
+    if name == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset, cfg.DATALOADER.REPEAT_THRESHOLD
+        )
+        return RepeatFactorTrainingSampler(factors, seed=seed)
+    expected = "TrainingSampler, RepeatFactorTrainingSampler or RandomSubsetTrainingSampler"
+    raise ValueError(f"DATALOADER.SAMPLER_TRAIN: expected {expected}, got {name!r}")
 
 
 # --- pairs ---
@@ -107,8 +140,13 @@ def matching_images(dataset: FashionDataset) -> np.ndarray:
 
 
 def build_pair_train_loader(
-    pairs: ImagePairs, *, mapper: Callable[[dict], dict], total_batch_size: int, num_workers: int
-) -> DataLoader:
+    pairs: ImagePairs,
+    *,
+    mapper: Callable[[dict], dict],
+    total_batch_size: int,
+    num_workers: int,
+    seed: int | None = None,
+) -> TrainStream:
     """Build endless batches of images, each a user's followed by the shop's of its pair, in random order.
 
     Args:
@@ -116,6 +154,7 @@ def build_pair_train_loader(
         mapper: dataset dict -> what the model takes, for each image by itself.
         total_batch_size: images, two a pair, of all processes together.
         num_workers: of each process.
+        seed: of the order; None for one that the processes agree on.
 
     Raises:
         ValueError: there are no pairs, or the images of a process are not pairs.
@@ -128,19 +167,15 @@ def build_pair_train_loader(
             f"SOLVER.IMS_PER_BATCH: expected pairs of images in each of {processes} processes, "
             f"got {total_batch_size} images"
         )
-    return build_detection_train_loader(
+    return TrainStream(
         pairs,
-        mapper=partial(_map_pair, mapper),
-        total_batch_size=total_batch_size // 2,
-        aspect_ratio_grouping=False,
+        partial(_map_pair, mapper),
+        lambda seed: TrainingSampler(len(pairs), seed=seed),
+        batch_size=total_batch_size // (2 * processes),
         num_workers=num_workers,
-        collate_fn=_flatten,
+        seed=seed,
     )
 
 
 def _map_pair(mapper: Callable[[dict], dict], pair: list[dict]) -> list[dict]:
     return [mapper(record) for record in pair]
-
-
-def _flatten(pairs: list[list[dict]]) -> list[dict]:
-    return list(chain.from_iterable(pairs))

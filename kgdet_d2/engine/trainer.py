@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from detectron2.engine import (
     default_setup,
     launch,
 )
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, verify_results
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, JSONWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -34,7 +35,9 @@ from kgdet_d2.data import (
     build_train_loader,
     fashion_dataset,
 )
+from kgdet_d2.data.stream import TrainStream, seed_all
 from kgdet_d2.engine.ema import EMAHook
+from kgdet_d2.engine.exact_resume import MetricsHook, RunningValuesHook
 from kgdet_d2.engine.hooks import check_losses
 from kgdet_d2.engine.optimizer import build_optimizer
 from kgdet_d2.engine.summary import log_retrieval, log_summary
@@ -66,6 +69,7 @@ class Trainer(DefaultTrainer):
 
     checkpointer: FashionCheckpointer
     _ema: EMAHook | None = None
+    _json_writer: JSONWriter | None = None  # of the main process
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -78,7 +82,7 @@ class Trainer(DefaultTrainer):
         return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+    def build_train_loader(cls, cfg: CfgNode) -> TrainStream:
         """Build the loader of ``DATASETS.TRAIN``."""
         return build_train_loader(cfg)
 
@@ -108,6 +112,10 @@ class Trainer(DefaultTrainer):
             self.checkpointer.model, self.cfg.OUTPUT_DIR, cfg=self.cfg, **self.checkpointer.checkpointables
         )
         hooks = super().build_hooks()
+        # What an iteration gives is in the metrics before the checkpoint from which the next one goes on.
+        hooks.sort(key=lambda hook: isinstance(hook, PeriodicCheckpointer))
+        metrics = MetricsHook(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self._json_writer)
+        hooks[:0] = [metrics, RunningValuesHook(bare(self.model), self.cfg.SOLVER.CHECKPOINT_PERIOD)]
         if not self.cfg.SOLVER.EMA.ENABLED:
             return hooks
         ema = self._ema = EMAHook(bare(self.model), decay=self.cfg.SOLVER.EMA.DECAY)
@@ -124,11 +132,19 @@ class Trainer(DefaultTrainer):
         # The first one, since averaging is a part of an iteration for the hook that times it.
         return [ema, *hooks]
 
+    def build_writers(self) -> list[EventWriter]:
+        """Build Detectron2's writers."""
+        writers = super().build_writers()
+        self._json_writer = next((writer for writer in writers if isinstance(writer, JSONWriter)), None)
+        return writers
+
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint of OUTPUT_DIR where there is one, else load MODEL.WEIGHTS."""
         super().resume_or_load(resume)
         if self._ema:
             self._ema.begin()
+        if self._stream:
+            self._stream.start_at(self.start_iter, self._stream.seed)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
@@ -146,8 +162,13 @@ class Trainer(DefaultTrainer):
         Raises:
             FloatingPointError: a loss is not finite; names iteration, photos and the last good checkpoint.
         """
+        if self._stream:
+            seed_all(self._stream.seed, self.iter, comm.get_rank())
         try:
-            super().run_step()
+            # TorchScript rewrites fvcore's focal loss after its first calls, and rounds differently then: the
+            # first iterations of a training that is resumed would not be those of one that was not stopped.
+            with torch.jit.optimized_execution(False):
+                super().run_step()
         except FloatingPointError as error:
             last_good = self.checkpointer.get_checkpoint_file() or "none yet"
             raise FloatingPointError(
@@ -156,20 +177,29 @@ class Trainer(DefaultTrainer):
 
     # Detectron2 v0.6 leaves the optimiser's momentum out of its checkpoints; later versions do as here.
     def state_dict(self) -> dict:
-        """Return the state of iteration, hooks and optimiser."""
-        return super().state_dict() | {"_trainer": self._trainer.state_dict()}
+        """Return the state of iteration, hooks and optimiser, and the seed of what is drawn."""
+        seed = {"seed": self._stream.seed} if self._stream else {}
+        return super().state_dict() | {"_trainer": self._trainer.state_dict(), **seed}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore what :meth:`state_dict` returned."""
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
+        if self._stream and "seed" in state_dict:
+            self._stream.seed = state_dict["seed"]
+
+    @property
+    def _stream(self) -> TrainStream | None:
+        """The batches; None where a subclass has another loader, which begins anew when it is resumed."""
+        loader = self._trainer.data_loader
+        return loader if isinstance(loader, TrainStream) else None
 
 
 class MatchingTrainer(Trainer):
     """The trainer of Match R-CNN's matching network: it learns from pairs and is tested on retrieval, too."""
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+    def build_train_loader(cls, cfg: CfgNode) -> TrainStream:
         """Build the loader of pairs of photos.
 
         Raises:
@@ -185,6 +215,7 @@ class MatchingTrainer(Trainer):
             mapper=FashionDatasetMapper(cfg, is_train=True),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
+            seed=cfg.SEED if cfg.SEED >= 0 else None,
         )
 
     @classmethod

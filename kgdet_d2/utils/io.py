@@ -9,12 +9,13 @@ from typing import IO, BinaryIO
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     """Open a file for writing bytes; it appears under its name when the block ends well, else not at all.
 
     Args:
         path: the file; its folder is made where there is none. An older file of the name stays until the
             block has ended.
+        sync: have it on the disk before it appears, so that it is whole after a power failure, too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,6 +23,9 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     try:
         with open(temporary, "wb") as file:
             yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

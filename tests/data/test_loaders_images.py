@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from kgdet_d2.config import add_kgdet_config
 from kgdet_d2.data import AnnotationTable, build_train_loader, register_fashion
@@ -43,7 +42,7 @@ def cfg(make_garment, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("grouping", [True, False])
 def test_an_epoch_has_each_photo_once_and_batches_of_like_aspect_ratio(cfg, workers, grouping):
-    """33 photos: 9 wide ones, of which each of two workers may hold back what makes no batch yet."""
+    """33 photos: 9 wide ones, of which some may wait for others."""
     cfg.DATALOADER.NUM_WORKERS = workers
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping
     batches = list(islice(build_train_loader(cfg), 7))
@@ -67,9 +66,31 @@ def test_photos_without_garments_where_they_are_wanted(cfg):
     assert empty.gt_keypoints.tensor.shape == (0, DEEPFASHION2.num_keypoints, 3) and len(empty.gt_boxes) == 0
 
 
-@pytest.mark.parametrize(("batch", "ahead"), [(1, 2), (2, 1), (16, 1)])
-def test_a_worker_maps_a_batch_ahead_and_two_photos_at_least(cfg, batch, ahead):
-    cfg.SOLVER.IMS_PER_BATCH = batch
-    cfg.DATALOADER.NUM_WORKERS = 2
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("RepeatFactorTrainingSampler", ""),
+        ("RandomSubsetTrainingSampler", ""),
+        ("Sampler", "SAMPLER_TRAIN: expected"),
+    ],
+)
+def test_detectron2_s_samplers(cfg, sampler, message):
+    cfg.DATALOADER.SAMPLER_TRAIN = sampler
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.5
+    cfg.DATALOADER.REPEAT_THRESHOLD = 4.0  # twice as often as the one class there is
     loader = build_train_loader(cfg)
-    assert isinstance(loader, DataLoader) and loader.prefetch_factor == ahead
+    if message:
+        with pytest.raises(ValueError, match=message):
+            next(iter(loader))
+        return
+    seen = [photo["image_id"] for batch in islice(loader, 20) for photo in batch]
+    if sampler == "RandomSubsetTrainingSampler":
+        assert len(set(seen)) == 16
+    else:
+        assert len(set(seen[:33])) < 33
+
+
+def test_a_batch_that_cannot_be_shared_out(cfg, monkeypatch):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"SOLVER\.IMS_PER_BATCH: expected a multiple of 2 processes, got 3"):
+        build_train_loader(cfg)
