@@ -44,7 +44,7 @@ from kgdet_d2.layers.deform_conv import DeformConv
 from kgdet_d2.modeling import KGDet
 from kgdet_d2.modeling.backbone.fpn import FINE
 from kgdet_d2.modeling.heads.keypoint_refiner import Garments, KeypointRefiner
-from kgdet_d2.modeling.match_rcnn import MatchRCNN, MatchRCNNHeads
+from kgdet_d2.modeling.match_rcnn import FashionROIHeads, FashionRPN, MatchRCNN, MatchRCNNHeads
 from kgdet_d2.utils.command import command_parser
 from kgdet_d2.utils.io import write_json
 
@@ -286,7 +286,7 @@ def _build_countable_model(cfg: CfgNode) -> DenseDetector | GeneralizedRCNN:
     else:
         raise ValueError(
             "MODEL.META_ARCHITECTURE: expected a dense detector, or GeneralizedRCNN or MatchRCNN with an RPN "
-            f"and StandardROIHeads or MatchRCNNHeads, got {cfg.MODEL.META_ARCHITECTURE!r} with "
+            f"and FashionROIHeads or MatchRCNNHeads, got {cfg.MODEL.META_ARCHITECTURE!r} with "
             f"{cfg.MODEL.PROPOSAL_GENERATOR.NAME!r} and {cfg.MODEL.ROI_HEADS.NAME!r}; "
             "Detectron2's tools/analyze_model.py averages over images"
         )
@@ -317,8 +317,8 @@ def _is_known_rcnn(model: nn.Module) -> bool:
     # Exactly these: a subclass may compute more, as PanopticFPN and CascadeROIHeads do.
     return (
         type(model) in (GeneralizedRCNN, MatchRCNN)
-        and type(model.proposal_generator) is RPN
-        and type(model.roi_heads) in (StandardROIHeads, MatchRCNNHeads)
+        and type(model.proposal_generator) in (RPN, FashionRPN)
+        and type(model.roi_heads) in (StandardROIHeads, FashionROIHeads, MatchRCNNHeads)
     )
 
 

@@ -18,6 +18,7 @@ _NODES = {
     "KGDet": ("KGDET", "FPN"),
     "RepPoints": ("KGDET", "REPPOINTS"),
     "RetinaNet": ("RETINANET",),
+    "FashionRetinaNet": ("RETINANET",),
     "FCOS": ("FCOS",),
 }
 _CROP_TYPES = ("relative_range", "relative", "absolute", "absolute_range")
@@ -303,6 +304,7 @@ _SYSTEMS: dict[str, Callable[[CfgNode], Iterator[str]]] = {
     "KGDet": _kgdet_problems,
     "RepPoints": _reppoints_problems,
     "RetinaNet": _retinanet_problems,
+    "FashionRetinaNet": _retinanet_problems,
     "FCOS": _fcos_problems,
     "GeneralizedRCNN": _rcnn_problems,
     "MatchRCNN": _rcnn_problems,

@@ -309,7 +309,7 @@ def test_RepPoints_Kp_is_RepPoints_with_landmarks(depth):
 @pytest.mark.parametrize(
     ("name", "opts", "message"),
     [
-        ("match_rcnn_R50", ["MODEL.META_ARCHITECTURE", "MatchRCNN"], "NAME: .* got 'StandardROIHeads'"),
+        ("match_rcnn_R50", ["MODEL.META_ARCHITECTURE", "MatchRCNN"], "NAME: .* got 'FashionROIHeads'"),
         (
             "match_rcnn_R50_matching",
             ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"],

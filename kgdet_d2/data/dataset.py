@@ -36,6 +36,7 @@ class FashionDataset(Dataset, Sequence):
         self.annotations = annotations
         self.image_root = str(image_root)
         self._has_area = annotations.has_area
+        self._is_garment = self._has_area & ~annotations.iscrowd
         if not self._has_area.all():
             without = int((~self._has_area).sum())
             logger.warning("%s: left out %d garments whose box has no area", image_root, without)
@@ -86,13 +87,13 @@ class FashionDataset(Dataset, Sequence):
         }
 
     def num_garments(self) -> np.ndarray:
-        """Return int64 (N,), the garments that each image's dict will hold."""
-        before = np.concatenate([[0], np.cumsum(self._has_area)])
+        """Return int64 (N,), the garments that each image's dict will hold, regions to ignore apart."""
+        before = np.concatenate([[0], np.cumsum(self._is_garment)])
         return np.diff(before[self.annotations.garment_offsets])
 
     def category_ids(self) -> np.ndarray:
-        """Return int32 (G,), the class indices of the garments that the dicts will hold."""
-        return self.annotations.category_id[self._has_area]
+        """Return int32 (G,), the class indices of those garments."""
+        return self.annotations.category_id[self._is_garment]
 
 
 def fashion_dataset(name: str) -> FashionDataset:

@@ -126,6 +126,7 @@ def matching_images(dataset: FashionDataset) -> np.ndarray:
         )
     image = annotations.garment_image
     item = item_ids(attributes["pair_id"][image], attributes["style"])
+    item[annotations.iscrowd] = -1  # a region to ignore shows no item
     source = attributes["source"][image]
     users = np.flatnonzero((item >= 0) & (source == "user"))
     shops = np.flatnonzero((item >= 0) & (source == "shop"))

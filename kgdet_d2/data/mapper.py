@@ -2,6 +2,7 @@
 
 import copy
 import io
+import logging
 import pickle
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
@@ -13,7 +14,14 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    GeneralizedRCNN,
+)
 from detectron2.structures import Instances, Keypoints
+from detectron2.utils.logger import log_first_n
 
 from kgdet_d2.data.augmentation import build_train_augmentations
 from kgdet_d2.data.images import image_to_tensor, read_image
@@ -29,7 +37,11 @@ class FashionDatasetMapper(DatasetMapper):
     leaves it is dropped, or whose polygons do where masks are read; one without polygons is kept. Proposals
     and semantic segmentation are not read. ``gt_styles`` (n,) is there where the annotations have a style.
     In training ``instances.gt_keypoints`` is (n, K, 3), n = 0 included: x, y in pixels of the resized image
-    and v in the class's own slots, zeros in the others'.
+    and v in the class's own slots, zeros in the others'; a garment without ``keypoints`` has none labelled.
+
+    Annotations with ``iscrowd`` are regions to ignore. They come after the garments, with a box, but neither
+    landmarks nor polygons; bool ``gt_ignored`` (n,) tells them from garments. It is there where the image's
+    annotations have a region, so that all others have the fields that Detectron2 knows, and nothing more.
     """
 
     @configurable
@@ -44,6 +56,7 @@ class FashionDatasetMapper(DatasetMapper):
         use_keypoint: bool = False,
         instance_mask_format: str = "polygon",
         recompute_boxes: bool = False,
+        keep_ignored: bool = True,
     ) -> None:
         """Make a mapper; all but ``schema`` are Detectron2's arguments.
 
@@ -56,6 +69,7 @@ class FashionDatasetMapper(DatasetMapper):
             use_keypoint: whether to map the landmarks.
             instance_mask_format: ``"polygon"`` or ``"bitmask"``.
             recompute_boxes: replace a box by that of its mask, where there is one.
+            keep_ignored: keep regions to ignore; False for a model that would take them for garments.
         """
         super().__init__(
             is_train,
@@ -67,6 +81,7 @@ class FashionDatasetMapper(DatasetMapper):
             recompute_boxes=recompute_boxes,
         )
         self.schema = schema
+        self.keep_ignored = keep_ignored
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -93,6 +108,7 @@ class FashionDatasetMapper(DatasetMapper):
             cropped = cfg.INPUT.CROP.ENABLED or bool(cfg.INPUT.SCALE_JITTER)
             arguments["augmentations"] = build_train_augmentations(cfg)
             arguments["recompute_boxes"] = cropped and cfg.MODEL.MASK_ON
+            arguments["keep_ignored"] = _model_takes_ignored(cfg)
         return arguments
 
     def __call__(self, dataset_dict: dict) -> "MappedImage":
@@ -120,7 +136,12 @@ class FashionDatasetMapper(DatasetMapper):
     def _instances(
         self, annotations: list[dict], transforms: T.TransformList, image_size: tuple[int, int]
     ) -> Instances:
-        annotations = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
+        garments = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
+        regions = [_region(annotation) for annotation in annotations if annotation.get("iscrowd", 0)]
+        if regions and not self.keep_ignored:
+            log_first_n(logging.WARNING, _NOT_KEPT, key="message")
+            regions = []
+        annotations = garments + regions  # Detectron2 sees by the first one whether there are masks
         had_polygons = [len(annotation.get("segmentation", ())) > 0 for annotation in annotations]
         keypoints = self._transform(annotations, transforms, image_size)  # (n, K, 3)
         instances = utils.annotations_to_instances(
@@ -129,7 +150,9 @@ class FashionDatasetMapper(DatasetMapper):
         if self.use_keypoint:
             instances.gt_keypoints = Keypoints(keypoints)
         if annotations and "style" in annotations[0]:
-            instances.gt_styles = torch.tensor([annotation["style"] for annotation in annotations])
+            instances.gt_styles = torch.tensor([annotation.get("style", 0) for annotation in annotations])
+        if regions:
+            instances.gt_ignored = torch.arange(len(annotations)) >= len(garments)
         return self._in_frame(instances, torch.tensor(had_polygons, dtype=torch.bool))
 
     def _transform(
@@ -140,12 +163,14 @@ class FashionDatasetMapper(DatasetMapper):
         for row, annotation in zip(keypoints, annotations, strict=True):
             if not self.use_instance_mask:
                 annotation.pop("segmentation", None)
+            local = "keypoints" in annotation
             class_index = annotation["category_id"]
-            flip = self.schema.local_flip(class_index)
+            flip = self.schema.local_flip(class_index) if local else None
             utils.transform_instance_annotations(
                 annotation, transforms, image_size, keypoint_hflip_indices=flip
             )
-            row[:] = self.schema.scatter(annotation.pop("keypoints"), class_index)
+            if local:
+                row[:] = self.schema.scatter(annotation.pop("keypoints"), class_index)
         # Detectron2 exchanges left and right for horizontal flips only; a vertical one mirrors no less.
         if sum(isinstance(t, T.VFlipTransform) for t in transforms.transforms) % 2 == 1:
             keypoints = keypoints[:, self.schema.flip_map]
@@ -161,6 +186,31 @@ class FashionDatasetMapper(DatasetMapper):
             instances.gt_boxes.tensor[has_mask] = boxes[has_mask]
         instances = instances[has_mask | ~had_polygons]
         return utils.filter_empty_instances(instances, by_mask=False)
+
+
+# --- regions to ignore ---
+
+_NOT_KEPT = (
+    "annotations with iscrowd are left out, so that the model learns that nothing is there: "
+    "MODEL.META_ARCHITECTURE, or MODEL.PROPOSAL_GENERATOR.NAME and MODEL.ROI_HEADS.NAME, name parts that "
+    "take no regions to ignore. FashionRetinaNet, FashionRPN and FashionROIHeads do; weights are the same"
+)
+
+
+def _region(annotation: dict) -> dict:
+    """Return what is kept of a region to ignore, whose landmarks and masks are of no use."""
+    kept = ("bbox", "bbox_mode", "category_id", "style")
+    return {name: annotation[name] for name in kept if name in annotation} | {"segmentation": []}
+
+
+def _model_takes_ignored(cfg: CfgNode) -> bool:
+    """Check whether the parts that learn from annotations say that they take regions to ignore."""
+    model = cfg.MODEL
+    parts = [META_ARCH_REGISTRY.get(model.META_ARCHITECTURE)]
+    if issubclass(parts[0], GeneralizedRCNN):
+        proposal_generator = PROPOSAL_GENERATOR_REGISTRY.get(model.PROPOSAL_GENERATOR.NAME)
+        parts = [proposal_generator, ROI_HEADS_REGISTRY.get(model.ROI_HEADS.NAME)]
+    return all(getattr(part, "takes_ignored", False) for part in parts)
 
 
 # --- mapped images on their way from a worker process ---

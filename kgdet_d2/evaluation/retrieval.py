@@ -41,10 +41,10 @@ class RetrievalEvaluator(DatasetEvaluator):
     """Top-k accuracy: the share of queries with a garment of their item among the k likeliest of the gallery.
 
     Queries are the annotated garments in users' images whose item is in a shop's image, too: pair_id and
-    style are equal and the style is above 0. The gallery is everything detected in shops' images. A
-    detection in a user's image belongs to the garment that it overlaps most; the best scored one represents
-    it, whatever its class. A query that has none is missed: it counts as never found. What is retrieved is
-    right where its IoU with a garment of the item is at least 0.5.
+    style are equal and the style is above 0; a crowd is of no item. The gallery is everything detected in
+    shops' images. A detection in a user's image belongs to the garment that it overlaps most; the best scored
+    one represents it, whatever its class. A query that has none is missed: it counts as never found. What is
+    retrieved is right where its IoU with a garment of the item is at least 0.5.
 
     With the annotated boxes as detections, this is the accuracy "with ground-truth boxes".
 
@@ -144,9 +144,10 @@ class RetrievalEvaluator(DatasetEvaluator):
 
 
 def _items(truth: AnnotationTable) -> tuple[np.ndarray, np.ndarray]:
-    """Return the items of garments, int64 (G,), see :func:`item_ids`; bool (N,), images by shops."""
+    """Return the items of garments, int64 (G,), -1 for crowds; bool (N,), images by shops."""
     pair_ids = truth.photo_attributes["pair_id"][truth.garment_image]
     items = item_ids(pair_ids, truth.garment_attributes["style"])
+    items[truth.iscrowd] = -1
     return items, truth.photo_attributes["source"] == "shop"
 
 

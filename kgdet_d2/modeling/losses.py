@@ -18,8 +18,9 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points, to_float32
-from kgdet_d2.modeling.assigners import IGNORED, assign_by_center, assign_by_iou
+from kgdet_d2.modeling.assigners import BACKGROUND, IGNORED, assign_by_center, assign_by_iou
 from kgdet_d2.modeling.heads.outputs import StageOutput
+from kgdet_d2.modeling.ignored import leave_out, locations_ignored, split_ignored
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Targets:
     """Targets of a stage at the locations of a batch.
 
     Attributes:
-        matched_idxs: (N, L) index of the location's garment in its image, BACKGROUND or IGNORED.
+        matched_idxs: (N, L) index of the location's garment among its image's, BACKGROUND or IGNORED.
         classes: (M,) of the positive locations, in the order of ``matched_idxs >= 0``.
         boxes: (M, 4) x1, y1, x2, y2 in pixels.
         keypoints: (M, K, 3) x, y in pixels and visibility; None where keypoints are not learned.
@@ -128,7 +129,7 @@ class PointSetCriterion:
             strides: (L,) pixels.
             padded_sizes: each image's (height, width) after its own padding; locations beyond are ignored.
             gt_instances: with gt_boxes, gt_classes and, where the head predicts keypoints, gt_keypoints
-                (n, K, 3); garments may be none.
+                (n, K, 3); garments may be none. Those with gt_ignored are regions to ignore.
 
         Returns:
             ``loss_cls_t``, ``loss_box_t``, ``loss_keypoint_t``, ``loss_visibility_t`` for t = 1..T, scalars,
@@ -261,8 +262,10 @@ class KGDetCriterion(PointSetCriterion):
         gt_instances: list[Instances],
     ) -> Targets:
         """Compute the batch's :class:`Targets`; arguments as for the call."""
-        matched_idxs = _match_by_center(locations, strides, padded_sizes, gt_instances, self.num_positives)
-        return gather_targets(matched_idxs, gt_instances, with_keypoints=True)
+        garments, regions = split_ignored(gt_instances)
+        matched_idxs = _match_by_center(locations, strides, padded_sizes, garments, self.num_positives)
+        matched_idxs = _leave_out_regions(matched_idxs, locations, regions)
+        return gather_targets(matched_idxs, garments, with_keypoints=True)
 
 
 class RepPointsCriterion(PointSetCriterion):
@@ -323,13 +326,14 @@ class RepPointsCriterion(PointSetCriterion):
     @torch.no_grad()
     def stage_targets(self, stages, locations, strides, padded_sizes, gt_instances) -> list[Targets]:
         """Compute the targets of each stage; arguments as for the call."""
-        matched_idxs = _match_by_center(locations, strides, padded_sizes, gt_instances, self.num_positives)
+        all_garments, regions = split_ignored(gt_instances)
+        matched_idxs = _match_by_center(locations, strides, padded_sizes, all_garments, self.num_positives)
         stages_matched_idxs = [matched_idxs]
         valid = valid_locations(locations, padded_sizes)  # (N, L)
         for stage in stages[:-1]:
             proposals = boxes_to_pixels(flatten_levels(stage.boxes), locations, strides)  # (N, L, 4)
             matched_idxs = []
-            for garments, image_proposals, image_valid in zip(gt_instances, proposals, valid, strict=True):
+            for garments, image_proposals, image_valid in zip(all_garments, proposals, valid, strict=True):
                 image_matched_idxs = assign_by_iou(
                     garments.gt_boxes.tensor,
                     image_proposals,
@@ -341,7 +345,11 @@ class RepPointsCriterion(PointSetCriterion):
             stages_matched_idxs.append(matched_idxs)
         with_keypoints = stages[0].keypoints is not None
         return [
-            gather_targets(matched_idxs, gt_instances, with_keypoints=with_keypoints)
+            gather_targets(
+                _leave_out_regions(matched_idxs, locations, regions),
+                all_garments,
+                with_keypoints=with_keypoints,
+            )
             for matched_idxs in stages_matched_idxs
         ]
 
@@ -358,6 +366,14 @@ def _match_by_center(
     return [
         assign_by_center(garments.gt_boxes.tensor, locations, strides, image_valid, num_positives)
         for garments, image_valid in zip(gt_instances, valid, strict=True)
+    ]
+
+
+def _leave_out_regions(matched_idxs: list[Tensor], locations: Tensor, regions: list[Boxes]) -> list[Tensor]:
+    """Ignore each image's background in its regions, see :mod:`kgdet_d2.modeling.ignored`."""
+    return [
+        leave_out(idxs, locations_ignored(locations, boxes), background=BACKGROUND, ignored=IGNORED)
+        for idxs, boxes in zip(matched_idxs, regions, strict=True)
     ]
 
 

@@ -117,3 +117,17 @@ def test_a_crowd_is_one_in_its_dict(annotations):
     records = list(FashionDataset(replace(annotations, iscrowd=crowd), "some/image"))
     found = [annotation["iscrowd"] for record in records for annotation in record["annotations"]]
     assert found == crowd.astype(int).tolist()
+
+
+def test_photos_with_regions_to_ignore_alone_have_no_garments(annotations, image_root, tmp_path):
+    """They are left out as those without annotations are, and trained on where these are."""
+    crowd = annotations.garment_image == 2
+    crowd[:3] = True
+    dataset = FashionDataset(replace(annotations, iscrowd=crowd), image_root)
+    assert dataset.num_garments().tolist() == [10, 0, 0, 1]
+    assert dataset.category_ids().tolist() == [*range(3, 13), 8]
+    replace(annotations, iscrowd=crowd).save(tmp_path / "mine.npz")
+    register_fashion("mine", DEEPFASHION2, image_root, tmp_path / "mine.npz")
+    for filter_empty, expected in ((True, [1, 4]), (False, [1, 2, 3, 4])):
+        found = training_dataset(["mine"], filter_empty=filter_empty)
+        assert [record["image_id"] for record in found] == expected

@@ -1,5 +1,6 @@
 """Pairs of a user's and a shop's image, against plain loops, and their loader."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -72,6 +73,13 @@ def test_what_makes_a_pair():
         ("shop", 6, [0]),
     ]
     assert matching_images(make_dataset(photos)).tolist() == [[0, 1]]
+
+
+def test_a_region_to_ignore_makes_no_pair():
+    dataset = make_dataset([("user", 5, [1, 2]), ("shop", 5, [1]), ("shop", 5, [2])])
+    crowd = np.array([True, False, False, False])
+    dataset = FashionDataset(replace(dataset.annotations, iscrowd=crowd), "some/image")
+    assert matching_images(dataset).tolist() == [[0, 2]]
 
 
 @pytest.mark.parametrize("other", [("user", 1, [1]), ("shop", 2, [1]), ("shop", 1, [0])])

@@ -22,6 +22,7 @@ from kgdet_d2.evaluation.similarity import BoxIoU, ObjectKeypointSimilarity, pai
 from kgdet_d2.schema import DEEPFASHION2, FLD
 from kgdet_d2.structures.predictions import Predictions
 from tests.helpers.columns import columns
+from tests.helpers.scenes import HEIGHT, WIDTH, Scene
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "deepfashion2_sample" / "validation"
 TASKS = ("bbox", "keypoints", "keypoints_visible")
@@ -309,6 +310,30 @@ def test_nothing_predicted_and_nothing_to_find(make_scene, task, backend):
         record["annotations"] = []
     (found,) = ours(*columns(scene), task, backend=backend)
     assert all(math.isnan(score) for score in found.summary().values())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_found_in_a_region_to_ignore_counts_neither_way(
+    make_instances, make_annotation, task, backend
+):
+    """Nor is it to be found. Its landmarks are not labelled, as those of an unusable garment."""
+    garment = make_annotation(np.random.default_rng(0), 8, bbox=[10, 10, 110, 110])
+    garment["keypoints"] = np.array([[20 + 9 * k, 60, 2] for k in range(8)], float).ravel()
+    region = {**garment, "bbox": [150, 20, 310, 230], "keypoints": np.zeros(24), "iscrowd": 1}
+    keypoints = np.zeros((294, 2))
+    keypoints[list(DEEPFASHION2.slots[8])] = garment["keypoints"].reshape(8, 3)[:, :2]
+    inside = keypoints + np.array([150, 60])
+    boxes = [garment["bbox"], [160, 30, 260, 130], [200, 100, 300, 220]]
+    output = make_instances(boxes, [0.5, 0.9, 0.8], [8] * 3, [keypoints, inside, inside])
+    scores = []
+    for annotations in ([garment, region], [garment]):
+        photo = {"image_id": 1, "width": WIDTH, "height": HEIGHT, "annotations": annotations}
+        scene = Scene(DEEPFASHION2, [photo], [output])
+        (found,) = ours(*columns(scene), task, backend=backend)
+        assert_equal(found, plain_pycocotools(scene, task), task)
+        scores.append(found.summary()["AP"])
+    assert scores == pytest.approx([100, 100 / 3])
 
 
 def test_predictions_of_another_ground_truth(make_scene):

@@ -217,3 +217,20 @@ def test_unknown_photos_and_datasets_without_queries_are_refused(small, register
         register(records)
         with pytest.raises(ValueError, match=f"dataset 'mine': {message}"):
             RetrievalEvaluator(name, similarity=similarity)
+
+
+@pytest.mark.parametrize("crowd", ["user", "shop"])
+def test_a_crowd_is_neither_looked_for_nor_found(register, crowd):
+    """Of two items with a photo each by a user and by a shop, one is a crowd in one of these."""
+    records = [
+        record(number, source, 7, [([10, 10, 100, 100], 1), ([150, 150, 250, 250], 2)])
+        for number, source in enumerate(("user", "shop"))
+    ]
+    found = output([a["bbox"] for a in records[0]["annotations"]], [1.0, 0.9], np.eye(2, 4))
+    assert evaluate(register(records), records, [found, found])["top1"] == 100
+    for photo in records:
+        photo["annotations"][1]["iscrowd"] = int(photo["source"] == crowd)
+    evaluator = RetrievalEvaluator("mine", similarity=similarity, distributed=False)
+    assert evaluator.is_query.tolist() == [True, False, False, False]
+    scores = evaluate("mine", records, [found, found])
+    assert scores == {**dict.fromkeys([f"top{k}" for k in RANKS], 100), "missed": 0}

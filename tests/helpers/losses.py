@@ -5,8 +5,10 @@ import math
 import torch
 from detectron2.structures import Boxes, Instances, Keypoints
 
+from kgdet_d2.geometry.points import make_locations
 from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.modeling.losses import KGDetCriterion
+from tests.helpers.regions import lies_in, with_regions
 
 CLASSES, LANDMARKS, SIZES, STRIDES = 3, 4, [(6, 5), (3, 3)], [8, 16]
 
@@ -107,3 +109,45 @@ def losses_by_loops(criterion, stages, locations, strides, padded_sizes, gt):
                 continue
             totals[f"loss_{name}_{number}"] = value * factor * criterion.weights[name]
     return totals
+
+
+def gradients_by_location(losses, stages):
+    """Gradients of the sum of losses by what each stage predicts, (N, L, channels), where there are any."""
+    maps = [{name: levels for name, levels in vars(stage).items() if levels is not None} for stage in stages]
+    flat = [level for stage in maps for levels in stage.values() for level in levels]
+    found = iter(torch.autograd.grad(sum(losses.values()), flat, materialize_grads=True))
+    return [
+        {
+            name: torch.cat([gradient.flatten(2).mT for _, gradient in zip(levels, found, strict=False)], 1)
+            for name, levels in stage.items()
+        }
+        for stage in maps
+    ]
+
+
+def check_learns_around_regions(criterion, stages, gt):
+    """Check the gradients of two images: none of classes in regions but at positives, elsewhere the same."""
+    locations, strides = make_locations(SIZES, STRIDES, torch.device("cpu"))
+    regions = [[[0.0, 0, 16, 24], [20, 15, 40, 40]], [[8.0, 8, 24, 48]]]
+    mixed = [with_regions(gt[0], regions[0], order=[3, 0, 4, 1, 2]), with_regions(gt[1], regions[1])]
+    padded_sizes = [(48, 40), (48, 32)]
+    targets = criterion.stage_targets(stages, locations, strides, padded_sizes, gt)
+    plain, around = (
+        gradients_by_location(criterion(stages, locations, strides, padded_sizes, annotations), stages)
+        for annotations in (gt, mixed)
+    )
+    kinds = set()
+    for stage in range(len(stages)):
+        for image, image_regions in enumerate(regions):
+            for index, location in enumerate(locations.tolist()):
+                inside = lies_in(location, image_regions)
+                positive = bool(targets[stage].matched_idxs[image, index] >= 0)
+                kinds.add((inside, positive))
+                for name, gradient in plain[stage].items():
+                    found = around[stage][name][image, index]
+                    if name == "logits" and inside and not positive:
+                        assert not found.any()
+                    else:
+                        assert torch.equal(found, gradient[image, index])
+        assert plain[stage]["boxes"].any()
+    assert len(kinds) == 4

@@ -7,6 +7,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from tests.helpers.images import image_input
+from tests.helpers.regions import with_regions
 from tests.helpers.simulated_cuda import simulated_cuda
 from tests.helpers.systems import SELECTION, make_model
 
@@ -36,8 +37,11 @@ def make_scoring_model(config, opts):
 
 
 def make_inputs():
+    """Make the inputs, one of them with a region to ignore."""
     torch.manual_seed(0)
-    return [image_input(*image) for image in IMAGES]
+    inputs = [image_input(*image) for image in IMAGES]
+    inputs[1]["instances"] = with_regions(inputs[1]["instances"], [[40, 20, 100, 64]])
+    return inputs
 
 
 def detect(model):

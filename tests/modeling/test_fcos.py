@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
 
 from kgdet_d2.modeling.meta_arch import FCOS
 from tests.helpers.box_detectors import (
@@ -17,6 +18,7 @@ from tests.helpers.box_detectors import (
     train_once,
 )
 from tests.helpers.images import pair_with_batches
+from tests.helpers.regions import lies_in, with_regions
 from tests.helpers.systems import make_model
 
 CONFIG = "fcos_tiny"
@@ -109,6 +111,57 @@ def test_labels_against_plain_loops(radius):
                 positives += 1
         assert len(instances) or (ours == 13).all()
     assert positives > 20
+
+
+SIZES = [(20, 16), (10, 8), (5, 4)]  # at STRIDES, of an image of 160 x 128
+
+
+def losses_and_gradients(model, annotations):
+    """Losses of two images with random predictions, and the gradients of the logits (N, L, C)."""
+    generator = torch.Generator().manual_seed(0)
+    predictions = [
+        [torch.randn(2, channels, *size, generator=generator).requires_grad_() for size in SIZES]
+        for channels in (13, 4, 1)
+    ]
+    model.loss_normalizer = 300.0  # where Detectron2 starts its running mean
+    with EventStorage():
+        losses = model.forward_training(None, predictions[0], predictions, annotations)
+    gradients = torch.autograd.grad(sum(losses.values()), predictions[0])
+    return losses, torch.cat([gradient.flatten(2).mT for gradient in gradients], dim=1)
+
+
+def test_no_class_is_learnt_in_regions_to_ignore():
+    model = make_model(CONFIG)
+    boxes, classes = [[5.0, 5, 60, 50], [50, 20, 110, 140]], torch.tensor([3, 8])
+    garments = Instances((160, 128), gt_boxes=Boxes(torch.tensor(boxes)), gt_classes=classes)
+    regions = [[[0, 0, 30, 60], [60, 40, 78, 150]], [[20, 20, 128, 160]]]
+    around = [
+        with_regions(garments, regions[0], order=[2, 1, 3, 0]),
+        with_regions(garments[:0], regions[1]),
+    ]
+    expected, expected_gradients = losses_and_gradients(model, [garments, garments[:0]])
+    losses, gradients = losses_and_gradients(model, around)
+    for name in ("loss_fcos_loc", "loss_fcos_ctr"):
+        assert torch.equal(losses[name], expected[name]) and losses[name] > 0
+    assert losses["loss_fcos_cls"] < expected["loss_fcos_cls"]
+
+    labels = [labels_by_loops(SIZES, boxes, classes.tolist(), 1.5), labels_by_loops(SIZES, [], [], 1.5)]
+    centres = [
+        ((column + 0.5) * stride, (row + 0.5) * stride)
+        for stride, (height, width) in zip(STRIDES, SIZES, strict=True)
+        for row in range(height)
+        for column in range(width)
+    ]
+    kinds = set()
+    for image in range(2):
+        for index, (centre, (label, _)) in enumerate(zip(centres, labels[image], strict=True)):
+            inside = lies_in(centre, regions[image])
+            kinds.add((inside, label < 13))
+            if inside and label == 13:
+                assert not gradients[image, index].any()
+            else:
+                assert torch.equal(gradients[image, index], expected_gradients[image, index])
+    assert len(kinds) == 4
 
 
 def test_keys_reach_the_model():

@@ -10,6 +10,7 @@ from tests.helpers.losses import (
     LANDMARKS,
     SIZES,
     STRIDES,
+    check_learns_around_regions,
     garments,
     losses_by_loops,
     make_criterion,
@@ -76,3 +77,10 @@ def test_stages_without_visibility_have_no_loss_of_it():
     criterion = make_criterion(stage_weights=[1.0])
     losses = criterion([stage], locations, strides, [(48, 40), (48, 32)], two_images(generator))
     assert set(losses) == {"loss_cls_1", "loss_box_1", "loss_keypoint_1"}
+
+
+@pytest.mark.parametrize("cls_loss", ["focal", "quality"])
+def test_no_class_is_learnt_in_regions_to_ignore(cls_loss):
+    generator = torch.Generator().manual_seed(0)
+    stages = [random_stage(generator), random_stage(generator)]
+    check_learns_around_regions(make_criterion(cls_loss=cls_loss), stages, two_images(generator))

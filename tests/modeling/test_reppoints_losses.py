@@ -11,6 +11,7 @@ from kgdet_d2.modeling.losses import RepPointsCriterion
 from tests.helpers.losses import (
     SIZES,
     STRIDES,
+    check_learns_around_regions,
     garments,
     losses_by_loops,
     make_criterion,
@@ -124,3 +125,12 @@ def test_landmarks_that_are_wanted_must_be_there():
     stages, gt = two_stages(generator), without_landmarks(two_images(generator))
     with pytest.raises(AttributeError, match="gt_keypoints"):
         make_reppoints_criterion()(stages, *all_locations(), PADDED, gt)
+
+
+@pytest.mark.parametrize("with_keypoints", [True, False], ids=["landmarks", "no landmarks"])
+def test_no_class_is_learnt_in_regions_to_ignore(with_keypoints):
+    generator = torch.Generator().manual_seed(0)
+    stages, gt = two_stages(generator, with_keypoints), two_images(generator)
+    if not with_keypoints:
+        without_landmarks(gt)
+    check_learns_around_regions(make_reppoints_criterion(), stages, gt)

@@ -11,19 +11,20 @@ from detectron2.modeling import (
     ROI_HEADS_REGISTRY,
     Backbone,
     GeneralizedRCNN,
-    StandardROIHeads,
 )
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from kgdet_d2.modeling.ignored import split_ignored
 from kgdet_d2.modeling.match_rcnn.matching_head import MatchingHead
+from kgdet_d2.modeling.match_rcnn.sampling import FashionROIHeads
 
 
 @ROI_HEADS_REGISTRY.register()
-class MatchRCNNHeads(StandardROIHeads):
+class MatchRCNNHeads(FashionROIHeads):
     """Detectron2's heads, and one more that embeds each garment.
 
-    Detected and given garments get ``pred_embeddings`` (n, D).
+    Detected and given garments get ``pred_embeddings`` (n, D). Regions to ignore match nothing.
 
     Args:
         matching_head: embeds garments.
@@ -132,7 +133,7 @@ class MatchRCNN(GeneralizedRCNN):
         if self.train_detector:
             proposals, losses = self.proposal_generator(images, features, targets)
             losses |= self.roi_heads(images, features, proposals, targets)[1]
-        boxes = [garments.gt_boxes for garments in targets]
+        boxes = [garments.gt_boxes for garments in split_ignored(targets)[0]]
         return losses | self.roi_heads.matching_head.losses(features, boxes, items, from_shop)
 
 
@@ -152,7 +153,8 @@ class GTBoxMatchRCNN(nn.Module):
         """Embed the annotated garments."""
         model = self.model
         images = model.preprocess_image(batched_inputs)
-        given = [_as_detected(record["instances"].to(model.device)) for record in batched_inputs]
+        annotated = [record["instances"].to(model.device) for record in batched_inputs]
+        given = [_as_detected(garments) for garments in split_ignored(annotated)[0]]
         embedded = model.roi_heads.embed(model.backbone(images.tensor), given)
         return model._postprocess(embedded, batched_inputs, images.image_sizes)
 
@@ -209,6 +211,7 @@ def _checked_styles(record: dict) -> Tensor:
     if record.get("source") not in ("user", "shop") or "pair_id" not in record:
         values = {key: record.get(key) for key in ("source", "pair_id")}
         raise ValueError(f"{file_name}: matching needs source ('user' or 'shop') and pair_id, got {values}")
-    if not record["instances"].has("gt_styles"):
+    ((garments,), _) = split_ignored([record["instances"]])
+    if not garments.has("gt_styles"):
         raise ValueError(f"{file_name}: matching needs instances.gt_styles, the garments' styles")
-    return record["instances"].gt_styles.cpu()
+    return garments.gt_styles.cpu()

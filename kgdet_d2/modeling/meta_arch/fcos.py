@@ -9,11 +9,15 @@ from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from kgdet_d2.modeling.ignored import leave_out, locations_ignored, split_ignored
 from kgdet_d2.utils.catalog import schema_of_config
+
+# The focal loss of this logit and its gradient are 0 where there is no garment.
+_CERTAINLY_NONE = -1e4
 
 
 class FCOS(fcos.FCOS):
-    """Detectron2's FCOS, for batches that may hold images without garments.
+    """Detectron2's FCOS, for batches that may hold images without garments and regions to ignore.
 
     Its losses are ``loss_fcos_cls``, ``loss_fcos_loc`` (GIoU) and ``loss_fcos_ctr`` (centerness). A
     detection's score is the square root of its class's times its centerness. The head is Detectron2's: unlike
@@ -32,6 +36,8 @@ class FCOS(fcos.FCOS):
         max_detections_per_image: after suppression.
         pixel_mean, pixel_std: of each channel.
     """
+
+    takes_ignored = True
 
     @configurable
     def __init__(
@@ -97,8 +103,38 @@ class FCOS(fcos.FCOS):
     def label_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Label as Detectron2 does; v0.6 cannot for an image without garments: all of it is background."""
-        return super().label_anchors(anchors, [_with_garments(garments) for garments in gt_instances])
+        """Label as Detectron2 does, and with -1 the locations in regions to ignore.
+
+        v0.6 fails on an image without garments: all of it is background.
+        """
+        all_garments, regions = split_ignored(gt_instances)
+        labels, boxes = super().label_anchors(anchors, list(map(_with_garments, all_garments)))
+        locations = Boxes.cat(anchors).get_centers()
+        labels = [
+            leave_out(image_labels, locations_ignored(locations, image_regions), background=self.num_classes)
+            for image_labels, image_regions in zip(labels, regions, strict=True)
+        ]
+        return labels, boxes
+
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Any],
+        pred_centerness: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Compute Detectron2's losses, to which locations with the label -1 add nothing."""
+        ignored = torch.stack(gt_labels) < 0  # (N, L)
+        if ignored.any():
+            per_level = ignored[..., None].split([len(level) for level in anchors], dim=1)
+            pred_logits = [
+                logits.masked_fill(level, _CERTAINLY_NONE)
+                for logits, level in zip(pred_logits, per_level, strict=True)
+            ]
+            gt_labels = [labels.where(labels >= 0, self.num_classes) for labels in gt_labels]
+        return super().losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes, pred_centerness)
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

@@ -32,6 +32,8 @@ class PointSetDetector(DenseDetector):
     head regresses keypoints there are ``pred_keypoints`` (n, K, 3) over the slots of all classes, too.
     """
 
+    takes_ignored = True
+
     @configurable
     def __init__(
         self,
