@@ -27,7 +27,7 @@ COMMANDS = {
     "prepare": Command(
         "kgdet_d2.data.convert.prepare", "make annotation files of a dataset: deepfashion2 or fld"
     ),
-    "check": Command("kgdet_d2.engine.check", "look at a dataset before training on it"),
+    "check": Command("kgdet_d2.engine.check.command", "look at a dataset before training on it"),
     "draw": Command("kgdet_d2.engine.draw", "draw predictions beside the ground truth"),
     "predict": Command("kgdet_d2.engine.predict.command", "find the garments of photos, folders and films"),
     "demo": Command("kgdet_d2.engine.demo", "draw garments, by the arguments of Detectron2's demo"),

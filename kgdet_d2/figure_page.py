@@ -73,6 +73,12 @@ def to_height(image: np.ndarray, height: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
+def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Lay two pictures out side by side, the right one as high as the left, with a white gap between them."""
+    gap = np.full((left.shape[0], max(left.shape[0] // 50, 1), 3), 255, np.uint8)
+    return np.hstack([left, gap, to_height(right, left.shape[0])])
+
+
 def justified(images: Sequence[np.ndarray], height: int) -> np.ndarray:
     """Lay pictures out in rows, one beside the other, each row as wide as the page.
 

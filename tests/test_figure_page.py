@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kgdet_d2.figure_page import encode_jpeg, fit, grid, justified, titled, to_height, write_jpeg
+from kgdet_d2.figure_page import beside, encode_jpeg, fit, grid, justified, titled, to_height, write_jpeg
 
 
 def black(height, width):
@@ -95,3 +95,10 @@ def test_jpeg_of_a_quality(tmp_path):
     assert cv2.imread(str(path)).shape == noise.shape
     write_jpeg(path, noise, quality=30)
     assert path.stat().st_size < len(encode_jpeg(noise))
+
+
+def test_pictures_side_by_side_are_of_one_height():
+    left, right = np.full((100, 40, 3), 10, np.uint8), np.full((50, 60, 3), 200, np.uint8)
+    page = beside(left, right)
+    assert page.shape == (100, 40 + 2 + 120, 3)
+    assert (page[:, :40] == 10).all() and (page[:, 40:42] == 255).all() and (page[:, 42:] == 200).all()

@@ -1,10 +1,15 @@
 """Images read upright, in every kind and format, and damaged files refused."""
 
+import io
+import os
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from kgdet_d2.data.images import read_image
+from kgdet_d2.data.images import read_image, read_strictly
 
 # How the stored quarters 0 1 / 2 3 are to be seen, by EXIF orientation. The standard says where the stored
 # first row and first column belong: 6, for instance, is "row 0 at the right, column 0 at the top".
@@ -116,3 +121,109 @@ def test_a_photo_larger_than_pillow_allows_is_named(path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(RuntimeError, match=r"photo\.png: cannot read the image: .*exceeds limit"):
         read_image(path, "RGB")
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Strict and plain reading of a file's content: each None, or the error's text."""
+
+    def read(content):
+        path = tmp_path / "photo"
+        path.write_bytes(content)
+        errors = []
+        for function in (read_strictly, lambda name: read_image(name, "RGB")):
+            try:
+                function(str(path))
+                errors.append(None)
+            except RuntimeError as error:
+                assert str(error).startswith(f"{path}: cannot read the image: ")
+                errors.append(str(error))
+        return errors
+
+    return read
+
+
+def encoded(seed, **options):
+    """A smooth picture with some noise, as a file's content."""
+    rng = np.random.default_rng(seed)
+    colours = np.kron(rng.integers(0, 256, (6, 8, 3)), np.ones((32, 32, 1))) + rng.normal(0, 8, (192, 256, 3))
+    content = io.BytesIO()
+    Image.fromarray(colours.clip(0, 255).astype(np.uint8)).save(content, **options)
+    return content.getvalue()
+
+
+def damages(content, seed):
+    """Changes in the middle half of the file, all of which leave its end as it was."""
+    rng = np.random.default_rng(seed)
+    place = int(rng.integers(len(content) // 4, 3 * len(content) // 4))
+    before, after = content[:place], content[place:]
+    yield "one bit", before + bytes([after[0] ^ 1 << int(rng.integers(8))]) + after[1:]
+    yield "16 bytes", before + rng.bytes(16) + after[16:]
+    yield "512 bytes", before + rng.bytes(512) + after[512:]
+    yield "cut out", before + after[512:]
+
+
+def test_any_damage_inside_a_png_is_found(damaged):
+    unseen = 0
+    for seed in range(10):
+        content = encoded(seed, format="PNG")
+        assert damaged(content) == [None, None]
+        for kind, changed in damages(content, seed):
+            strict, plain = damaged(changed)
+            assert strict, kind
+            unseen += plain is None
+    assert unseen > 0  # which is what strict reading is for
+
+
+@pytest.mark.parametrize(
+    ("options", "cut_out"), [({}, 20), ({"progressive": True}, 13), ({"restart_marker_rows": 1}, 20)], ids=str
+)
+def test_most_damage_inside_a_jpeg_is_found(damaged, options, cut_out):
+    """The shares that the function's docstring states, or more."""
+    found, unseen = Counter(), Counter()
+    for seed in range(20):
+        content = encoded(seed, format="JPEG", quality=90, **options)
+        assert damaged(content) == [None, None]
+        for kind, changed in damages(content, seed):
+            strict, plain = damaged(changed)
+            assert strict or not plain
+            found[kind] += strict is not None
+            unseen[kind] += plain is None
+    assert found["cut out"] >= cut_out and found["512 bytes"] >= 19 and found["16 bytes"] >= 8
+    assert unseen["cut out"] >= 18  # by plain reading
+
+
+def test_a_jpeg_whose_end_alone_is_there_again(damaged):
+    content = encoded(0, format="JPEG")
+    strict, plain = damaged(content[: len(content) // 2] + b"\xff\xd9")
+    assert "premature end of data" in strict and plain is None
+
+
+def test_strict_reading_gives_the_same_image(path):
+    for mode in ("L", "RGB", "RGBA", "CMYK"):
+        for ending in (
+            ("jpg", "tif") if mode == "CMYK" else ("png", "webp") if mode == "RGBA" else ("jpg", "gif")
+        ):
+            name = f"{path}.{ending}"
+            Image.open(io.BytesIO(encoded(1, format="PNG"))).convert(mode).save(name)
+            strict = read_strictly(name)
+            np.testing.assert_array_equal(strict.image, read_image(name, "RGB"))
+            assert strict.warning == ""
+
+
+def test_bytes_around_the_picture_are_a_warning(path, capfd):
+    content = encoded(0, format="JPEG")
+    tables = content.index(b"\xff\xdb")
+    Path(path).write_bytes(content[:tables] + b"\0\0\0\xff\xe2\0\4ab" + content[tables:])
+    strict = read_strictly(path)
+    assert strict.warning == "Corrupt JPEG data: 3 extraneous bytes before marker 0xe2"
+    np.testing.assert_array_equal(strict.image, read_image(path, "RGB"))
+    assert capfd.readouterr().err == ""  # and standard error is given back:
+    os.write(2, b"here")
+    assert capfd.readouterr().err == "here"
+
+
+def test_a_photo_of_very_many_pixels_is_a_warning(path, monkeypatch):
+    Image.new("L", (40, 40)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert "exceeds limit" in read_strictly(path).warning

@@ -1,10 +1,6 @@
 """The reading of a native dataset's records by several processes into one split's annotation table."""
 
-import os
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from itertools import chain
@@ -16,18 +12,12 @@ from tqdm import tqdm
 from kgdet_d2.data.convert.records import RecordIssue
 from kgdet_d2.schema import KeypointSchema
 from kgdet_d2.structures.annotations import AnnotationTable, Photo
+from kgdet_d2.utils.processes import process_map
 
 Record = TypeVar("Record")
 ReadPhoto = Callable[[Record], tuple[Photo | None, list[RecordIssue]]]
 
 _CHUNK = 64  # records that a process reads at a time
-
-
-def default_workers() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def read_photos(
@@ -62,9 +52,9 @@ def read_photos(
     chunks = [records[start : start + _CHUNK] for start in range(0, len(records), _CHUNK)]
     parts: list[dict[str, Any]] = []
     problems: list[RecordIssue] = []
-    with _process_map(workers) as process_map:
+    with process_map(workers) as map_chunks:
         # Processes start here, before the progress bar starts a thread, which a fork would not copy.
-        results = process_map(partial(_read_chunk, read, schema), chunks)
+        results = map_chunks(partial(_read_chunk, read, schema), chunks)
         with tqdm(total=len(records), desc=description, unit="photo", smoothing=0.05) as bar:
             for chunk, (part, chunk_problems) in zip(chunks, results, strict=True):
                 if strict and chunk_problems:
@@ -73,30 +63,6 @@ def read_photos(
                 problems += chunk_problems
                 bar.update(len(chunk))
     return _concatenate(parts, schema), problems
-
-
-@contextmanager
-def _process_map(workers: int) -> Iterator[Callable]:
-    """Provide a ``map`` run by several processes, in order; leaving the block cancels what is not begun."""
-    if workers == 1:
-        yield map
-        return
-    # Ctrl-C reaches every process of the terminal; this one alone handles it.
-    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-    try:
-        yield partial(_submit_all, pool)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _submit_all(pool: ProcessPoolExecutor, function: Callable, arguments: Iterable) -> Iterator:
-    """Map without the executor's own ``map``, which can wait for ever.
-
-    It cancels in this thread the futures that its manager marks as failed in another. When a worker is killed
-    the two meet, the manager dies, and the other workers are waited for for ever.
-    """
-    futures = [pool.submit(function, argument) for argument in arguments]
-    return (future.result() for future in futures)
 
 
 def _read_chunk(

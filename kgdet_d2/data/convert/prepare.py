@@ -8,10 +8,10 @@ from pathlib import Path
 
 from kgdet_d2.data.convert import deepfashion2, fld
 from kgdet_d2.data.convert.coco_export import write_official_coco
-from kgdet_d2.data.convert.parallel import default_workers
 from kgdet_d2.data.convert.records import count_problems, write_report, write_split
 from kgdet_d2.utils.command import at_least, command_parser
 from kgdet_d2.utils.io import atomic_write
+from kgdet_d2.utils.processes import default_workers
 
 DESCRIPTION = """Turn a dataset's own annotations into the compact files that kgdet_d2 registers.
 

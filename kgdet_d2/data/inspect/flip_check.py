@@ -18,7 +18,7 @@ shows that the arithmetic is right. Only real annotations are evidence for a map
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import networkx
@@ -28,6 +28,7 @@ from kgdet_d2.structures.annotations import AnnotationTable
 
 AGREES, CONTRADICTED = "agrees", "contradicted"
 TOO_CLOSE, TOO_FEW = "too close to tell", "too few garments to tell"
+OPEN = "left open"  # by the schema
 MIN_GARMENTS = 30  # in which a landmark is labelled
 STANDARD_ERRORS = 3  # by which a landmark's median position may be off
 ASYMMETRY = 0.2  # of a landmark's spread: how far positions may be from mirror images of one another
@@ -45,12 +46,13 @@ class FlipCheck:
         category_id: the class index.
         garments: int64 (K_c,), frontal garments in which the landmark is labelled.
         median_xy: float64 (K_c, 2), its median position; NaN where it is never labelled.
-        partner: int64 (K_c,), local index, by the map under test.
+        partner: int64 (K_c,), local index, by the map under test; its own where the schema leaves it open.
         suggested_partner: int64 (K_c,), the partner by geometry; differs from ``partner`` where the map is
-            contradicted.
+            contradicted, or where the schema could state a pair.
         partner_distance: float64 (K_c,), median distance of the mirrored landmark to its partner's position.
         own_distance: float64 (K_c,), median distance of the mirrored landmark to its own position.
-        verdict: one of AGREES, CONTRADICTED, TOO_CLOSE, TOO_FEW for each.
+        verdict: one of AGREES, CONTRADICTED, TOO_CLOSE, TOO_FEW for each; OPEN or TOO_FEW in a class whose
+            pairs the schema leaves open.
     """
 
     category_id: int
@@ -70,24 +72,36 @@ def check_flip_map(
 
     Args:
         annotations: of which garments with ``viewpoint`` 2 (frontal) count, or all where there is no such
-            attribute, and boxes with an area.
+            attribute, with boxes that have an area; crowds do not.
         partners: per class int64 (K_c,), the local index each landmark has in the mirrored image, its own
             inverse; None: the schema's.
     """
     schema = annotations.schema
+    is_open = [False] * schema.num_classes
     if partners is None:
         partners = [schema.local_flip(index) for index in range(schema.num_classes)]
+        is_open = [name in schema.unpaired_classes for name in schema.class_names]
+    used = annotations.has_area & ~annotations.iscrowd & is_frontal(annotations)
+    checks = []
+    for index, partner in enumerate(partners):
+        rows = np.flatnonzero(used & (annotations.category_id == index))
+        check = _check_class(annotations, rows, index, partner)
+        if is_open[index]:
+            verdict = tuple(each if each == TOO_FEW else OPEN for each in check.verdict)
+            check = replace(check, verdict=verdict)
+        checks.append(check)
+    return checks
+
+
+def is_frontal(annotations: AnnotationTable) -> np.ndarray:
+    """Return bool (G,), whether the garment's ``viewpoint`` is frontal; all without such an attribute."""
     viewpoint = annotations.garment_attributes.get("viewpoint")
-    used = annotations.has_area
-    if viewpoint is not None:
-        used = used & (viewpoint == _FRONTAL)
-    return [
-        _check_class(annotations, np.flatnonzero(used & (annotations.category_id == index)), index, partner)
-        for index, partner in enumerate(partners)
-    ]
+    if viewpoint is None:
+        return np.ones(annotations.num_garments, bool)
+    return viewpoint == _FRONTAL
 
 
-def _positions(annotations: AnnotationTable, rows: np.ndarray, category_id: int) -> np.ndarray:
+def positions_in_boxes(annotations: AnnotationTable, rows: np.ndarray, category_id: int) -> np.ndarray:
     """Return float32 (n, K_c, 2), x, y in the boxes of n garments of the class; NaN where not labelled."""
     local = np.arange(annotations.schema.num_class_keypoints(category_id))
     keypoints = annotations.keypoints[annotations.keypoint_offsets[rows][:, None] + local]
@@ -99,7 +113,7 @@ def _positions(annotations: AnnotationTable, rows: np.ndarray, category_id: int)
 def _check_class(
     annotations: AnnotationTable, rows: np.ndarray, category_id: int, partner: np.ndarray
 ) -> FlipCheck:
-    positions = _positions(annotations, rows, category_id)  # (n, K_c, 2)
+    positions = positions_in_boxes(annotations, rows, category_id)  # (n, K_c, 2)
     garments = np.isfinite(positions).all(axis=2).sum(axis=0)  # (K_c,)
     median_xy = _quantile(positions, 0.5)  # (K_c, 2)
     low, high = (_quantile(positions, q) for q in _ONE_SIGMA)

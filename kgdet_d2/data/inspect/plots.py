@@ -9,14 +9,27 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from kgdet_d2.data.inspect.flip_check import AGREES, CONTRADICTED, TOO_CLOSE, TOO_FEW, FlipCheck
+from kgdet_d2.data.inspect.flip_check import (
+    AGREES,
+    CONTRADICTED,
+    OPEN,
+    TOO_CLOSE,
+    TOO_FEW,
+    FlipCheck,
+)
 from kgdet_d2.data.inspect.statistics import MEDIUM, SMALL, Row
 from kgdet_d2.schema import KeypointSchema
 from kgdet_d2.structures.annotations import AnnotationTable
 
 _PANEL = (4.2, 3.4)  # inches
 _VISIBILITY = {"visible": "tab:blue", "occluded": "tab:orange", "absent": "lightgrey"}
-_VERDICTS = {AGREES: "tab:green", TOO_CLOSE: "tab:orange", TOO_FEW: "grey", CONTRADICTED: "red"}
+_VERDICTS = {
+    AGREES: "tab:green",
+    TOO_CLOSE: "tab:orange",
+    TOO_FEW: "grey",
+    OPEN: "tab:blue",
+    CONTRADICTED: "red",
+}
 
 
 def garments_figure(class_rows: Sequence[Row], photo_rows: Sequence[Row]) -> Figure:
@@ -118,7 +131,7 @@ def attributes_figure(rows: Sequence[Row]) -> Figure:
 def flip_map_figure(checks: Sequence[FlipCheck], schema: KeypointSchema) -> Figure:
     """Plot each class's median shape in its box, partners joined, coloured by the check's verdict.
 
-    A contradicted landmark is joined by a dashed line with the suggested partner.
+    A landmark that is contradicted or left open is joined by a dashed line with the suggested partner.
     """
     figure, panels = _panels(len(checks), columns=4, size=(3.6, 3.8))
     for axes, check in zip(panels, checks, strict=True):
@@ -126,7 +139,7 @@ def flip_map_figure(checks: Sequence[FlipCheck], schema: KeypointSchema) -> Figu
             colour = _VERDICTS[verdict]
             pair = [index, check.partner[index]]
             axes.plot(*check.median_xy[pair].T, color=colour, linewidth=0.8)
-            if verdict == CONTRADICTED:
+            if verdict in (CONTRADICTED, OPEN):
                 pair = [index, check.suggested_partner[index]]
                 axes.plot(*check.median_xy[pair].T, "--", color=colour, linewidth=0.8)
             if np.isfinite(xy).all():

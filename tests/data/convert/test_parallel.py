@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kgdet_d2.data.convert import parallel as reading
-from kgdet_d2.data.convert.parallel import default_workers, read_photos
+from kgdet_d2.data.convert.parallel import read_photos
 from kgdet_d2.data.convert.records import RecordIssue
 from kgdet_d2.data.dataset import FashionDataset
 from kgdet_d2.schema import FLD
@@ -74,18 +74,6 @@ def test_a_killed_worker_is_an_error():
     assert not multiprocessing.active_children()
 
 
-def test_an_interruption_ends_the_workers():
-    with pytest.raises(KeyboardInterrupt), reading._process_map(2) as process_map:
-        results = process_map(read_number, range(1_000))
-        assert next(results)[0].image_id == 0
-        raise KeyboardInterrupt
-    assert not multiprocessing.active_children()
-
-
 def test_the_bar_counts_photos(capsys):
     read(read_number, range(100))
     assert "test: 100%" in capsys.readouterr().err
-
-
-def test_there_is_a_core_at_least():
-    assert 1 <= default_workers() <= os.cpu_count()

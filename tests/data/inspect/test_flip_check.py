@@ -9,6 +9,8 @@ import pytest
 from kgdet_d2.data.inspect.flip_check import (
     AGREES,
     CONTRADICTED,
+    MIN_GARMENTS,
+    OPEN,
     TOO_CLOSE,
     TOO_FEW,
     _best_map,
@@ -26,6 +28,7 @@ from kgdet_d2.synthetic.garments import random_design
 COUNT = 150  # garments of each class
 CLASSES = range(SCHEMA.num_classes)
 TOPS = [index for index in CLASSES if {"shoulder_left", "hem_centre"} <= {*SCHEMA.keypoint_names[index]}]
+SKIRT = SCHEMA.class_names.index("skirt")
 RIGHT = [SCHEMA.local_flip(index) for index in CLASSES]
 
 
@@ -224,3 +227,18 @@ def test_the_best_map_is_the_best_of_all():
         best = min(maps, key=lambda flip: ((mirrored - place[flip]) ** 2).sum())
         gain = difference[..., 0] ** 2 - difference[..., 1] ** 2
         np.testing.assert_array_equal(_best_map(gain, np.arange(6)), best)
+
+
+def test_a_class_that_the_schema_leaves_open_gets_its_pairs_suggested(garments):
+    pairs = list(SCHEMA.flip_pairs)
+    pairs[SKIRT] = None
+    schema = replace(SCHEMA, flip_pairs=tuple(pairs))
+    for count, verdict in ((COUNT, OPEN), (MIN_GARMENTS - 1, TOO_FEW)):
+        chosen = [*garments[SKIRT][:count], *garments[0]]
+        checks = check_flip_map(in_one_photo(chosen, schema))
+        open_one = checks[SKIRT]
+        assert set(open_one.verdict) == {verdict}
+        assert open_one.partner.tolist() == list(range(8))
+        expected = RIGHT[SKIRT] if verdict == OPEN else open_one.partner
+        assert open_one.suggested_partner.tolist() == expected.tolist()
+        assert set(checks[0].verdict) == {AGREES}

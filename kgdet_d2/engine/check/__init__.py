@@ -1,0 +1,1 @@
+"""The command ``kgdet check``: a look at a registered dataset before training on it."""
