@@ -383,8 +383,22 @@ def _import_modules(names: Iterable[str]) -> None:
             raise ValueError(f"DATASETS.IMPORT: {name!r}: {error}") from error
 
 
+def _is_ours(cfg: CfgNode) -> bool:
+    """Return whether a part of the system is this package's."""
+    return (
+        cfg.MODEL.META_ARCHITECTURE in ("KGDet", "RepPoints", "FCOS", "FashionRetinaNet", "MatchRCNN")
+        or cfg.MODEL.BACKBONE.NAME.endswith("lean_fpn_backbone")
+        or cfg.MODEL.ROI_KEYPOINT_HEAD.NAME == "GarmentKeypointHead"
+    )
+
+
 def _follow_data(cfg: CfgNode) -> None:
-    """Replace "auto" and the zeros of ``NUMBERS_OF_DATA`` by the data's schema and its numbers."""
+    """Replace "auto" and the zeros of ``NUMBERS_OF_DATA`` by the data's schema and its numbers.
+
+    Not in the config of a system of Detectron2's own, whose data may have no landmarks.
+    """
+    if not _is_ours(cfg):
+        return
     try:
         schema = schema_of_config(cfg)
     except ValueError as error:
