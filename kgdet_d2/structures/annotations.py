@@ -286,10 +286,10 @@ def columns_of_photos(photos: Sequence[Photo]) -> dict[str, Any]:
     for name in _COLUMNS.keys() - columns.keys():
         column = _COLUMNS[name]
         rows: Sequence[Photo] | Sequence[Garment] = photos if column.rows == "image" else garments
-        values = np.array([getattr(row, name) for row in rows])
+        values = [getattr(row, name) for row in rows]
         if column.dtype is np.int32:  # numbers beyond are no class and no size either
-            values = values.clip(np.iinfo(np.int32).min, np.iinfo(np.int32).max)
-        columns[name] = values.astype(column.dtype).reshape(len(rows), *column.shape)
+            values = [min(max(value, -(2**31)), 2**31 - 1) for value in values]
+        columns[name] = np.array(values, column.dtype).reshape(len(rows), *column.shape)
     for kind, rows in (("photo", photos), ("garment", garments)):
         columns[f"{kind}_attributes"] = _attribute_columns([row.attributes for row in rows], f"{kind}s")
     return columns

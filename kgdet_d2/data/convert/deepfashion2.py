@@ -162,7 +162,7 @@ def _number(files: Sequence[Path]) -> tuple[list[Numbered], list[RecordIssue], l
     """
     other = next((file for file in files if re.fullmatch(r"[0-9]{1,18}", file.stem) is None), None)
     if other is not None:
-        reason = f"the image ids are the places in the order of the names, from 1, since of {other.name!r}"
+        reason = f"image ids are the places in the order of names, from 1, since {other.name!r} is none"
         note = RecordIssue(other.parent, "", "nothing", "file name is no number", reason)
         return [Numbered(*entry) for entry in enumerate(files, 1)], [], [note]
     problems = []

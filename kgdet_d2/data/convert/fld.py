@@ -96,7 +96,7 @@ def _number(photos: Iterable[str], path: Path) -> tuple[dict[str, int], list[Rec
     if None not in matches:
         return {match[0]: int(match[1]) for match in matches if match}, []
     other = names[matches.index(None)]
-    reason = f"the image ids are the places in the list, from 1, since of {other!r}"
+    reason = f"image ids are the places in the list, from 1, since {other!r} is not img/img_<8 digits>.jpg"
     note = RecordIssue(path, "", "nothing", "file name is no number", reason)
     return {name: place for place, name in enumerate(names, 1)}, [note]
 

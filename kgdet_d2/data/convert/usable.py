@@ -80,7 +80,7 @@ def usable_photos(
     """Make the photos of records, without what cannot be used.
 
     A landmark far outside its photo becomes 0, 0, 0, and a polygon that is none is left out. A garment with
-    any other fault becomes a region to ignore, without landmarks and polygons; where its class or box is at
+    any other fault becomes a region to ignore, of class and box alone; where its class or box is at
     fault its photo is left out.
 
     Args:
@@ -137,7 +137,7 @@ class _Selection:
             box=np.full(4, np.nan, np.float32) if record.box is None else record.box,
             keypoints=self._no_landmarks(record.category_id) if keypoints is None else keypoints,
             polygons=() if given_up else record.polygons,
-            attributes=record.attributes,
+            attributes={} if given_up else record.attributes,
             iscrowd=given_up or record.iscrowd,
         )
 
@@ -175,7 +175,7 @@ class _Selection:
         if any(fault.field in ("category_id", "bbox") for fault in unusable):
             return garment, [(_PHOTO, reason) for reason in reasons]
         absent = self._no_landmarks(garment.category_id)
-        region = replace(garment, keypoints=absent, polygons=(), iscrowd=True)
+        region = replace(garment, keypoints=absent, polygons=(), attributes={}, iscrowd=True)
         return region, [(REGION, reason) for reason in reasons]
 
     def _line(
