@@ -16,8 +16,8 @@ class Garment:
         keypoints: float32 (K_c, 3), x y v of the class's own landmarks; v 0 absent, 1 occluded, 2 visible.
         polygons: float32 (V, 2) each.
         attributes: what else the dataset has for a garment (DeepFashion2: item, style, scale, occlusion,
-            zoom_in, viewpoint), the same names for each of its garments.
-        iscrowd: the box stands for several garments, which COCO's evaluation treats apart.
+            zoom_in, viewpoint); one that others have is 0 or "" where it is missing.
+        iscrowd: the box is a region to ignore: it stands for several garments, or for one that cannot be used.
     """
 
     category_id: int
@@ -32,8 +32,8 @@ class Garment:
 class Photo:
     """One photo; ``file_name`` is relative to the split's image folder, width and height are in pixels.
 
-    ``attributes`` is what else the dataset has for a photo (DeepFashion2: source, pair_id), the same names
-    for each of its photos.
+    ``attributes`` is what else the dataset has for a photo (DeepFashion2: source, pair_id); one that others
+    have is 0 or "" where it is missing.
     """
 
     file_name: str

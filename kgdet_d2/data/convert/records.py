@@ -1,4 +1,4 @@
-"""Checks of the records of native datasets, and the report of records that fail them."""
+"""Records of native datasets as their readers find them, and the report of what is wrong with them."""
 
 import codecs
 import csv
