@@ -1,5 +1,6 @@
 """Detectron2's dataset dicts as records of photos and garments."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -63,7 +64,7 @@ def _photo_of(record: Mapping[str, Any], schema: KeypointSchema, where: str) -> 
         except (KeyError, TypeError, ValueError) as error:
             raise _Malformed(f"{where}, garment {place}", error) from error
     return Photo(
-        file_name=record.get("file_name", ""),
+        file_name=_named("file_name", os.fspath, record.get("file_name", "")),
         image_id=0 if isinstance(image_id, str) else _whole("image_id", image_id),
         width=width,
         height=height,
@@ -109,7 +110,11 @@ def _keypoints_of(values: Any, class_index: int, schema: KeypointSchema) -> np.n
 def _attributes_of(record: Mapping[str, Any], fields: set[str]) -> dict[str, Any]:
     """Return the ints and strs of a dict that are not among the fields."""
     further = {name: value for name, value in record.items() if name not in fields}
-    return {name: value for name, value in further.items() if isinstance(value, int | str | np.integer)}
+    return {
+        name: value if isinstance(value, str | bool) else _whole(name, value)
+        for name, value in further.items()
+        if isinstance(value, int | str | np.integer)
+    }
 
 
 def _floats(values: Any) -> np.ndarray:

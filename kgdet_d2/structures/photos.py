@@ -17,7 +17,7 @@ class Garment:
         polygons: float32 (V, 2) each.
         attributes: what else the dataset has for a garment (DeepFashion2: item, style, scale, occlusion,
             zoom_in, viewpoint); one that others have is 0 or "" where it is missing.
-        iscrowd: the box is a region to ignore: it stands for several garments, or for one that cannot be used.
+        iscrowd: the box is a region to ignore: of several garments, or of one that cannot be used.
     """
 
     category_id: int

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,6 +220,26 @@ def test_malformed_annotations(make_annotation, replaced, message):
 def test_image_id_that_occurs_twice():
     with pytest.raises(ValueError, match=r"image 5 \(a.jpg\): image_id: it occurs twice"):
         AnnotationTable.from_dataset_dicts([photo(5, []), photo(3, []), photo(5, [])], DEEPFASHION2)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"file_name": 5}, "photo 1 of the list, 5: file_name: expected str"),
+        ({"width": "wide"}, "photo 1 of the list, a.jpg: width: expected a whole number, got 'wide'"),
+        ({"height": 0}, "image 5 .*size: expected width and height of 1 pixel or more, got"),
+        ({"image_id": None}, "photo 1 of the list, a.jpg: image_id: expected a whole number, got None"),
+        ({"pair_id": 2**70}, "photo 1 of the list, a.jpg: pair_id: expected 64 bits"),
+    ],
+)
+def test_malformed_photos(replaced, message):
+    with pytest.raises(ValueError, match=message):
+        AnnotationTable.from_dataset_dicts([photo(4, []), photo(5, []) | replaced], DEEPFASHION2)
+
+
+def test_paths_are_file_names():
+    table = AnnotationTable.from_dataset_dicts([photo(4, []) | {"file_name": Path("b/a.jpg")}], DEEPFASHION2)
+    assert table.file_name.tolist() == ["b/a.jpg"]
 
 
 @pytest.mark.parametrize("records", [[], [photo(4, [])]])
