@@ -41,9 +41,9 @@ class RetrievalEvaluator(DatasetEvaluator):
     """Top-k accuracy: the share of queries with a garment of their item among the k likeliest of the gallery.
 
     Queries are the annotated garments in users' images whose item is in a shop's image, too: pair_id and
-    style are equal and the style is above 0; a crowd is of no item. The gallery is everything detected in
-    shops' images. A detection in a user's image belongs to the garment that it overlaps most; the best scored
-    one represents it, whatever its class. A query that has none is missed: it counts as never found. What is
+    style are equal and both above 0; a crowd is of no item. The gallery is everything detected in shops'
+    images. A detection in a user's image belongs to the garment that it overlaps most; the best scored one
+    represents it, whatever its class. A query that has none is missed: it counts as never found. What is
     retrieved is right where its IoU with a garment of the item is at least 0.5.
 
     With the annotated boxes as detections, this is the accuracy "with ground-truth boxes".

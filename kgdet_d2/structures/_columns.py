@@ -225,13 +225,10 @@ def read_columns(archive: Mapping[str, np.ndarray], columns: Mapping[str, Column
 
     Raises:
         KeyError: a column is missing.
-        ValueError: a number is not finite.
     """
     arrays = {}
     for name, column in columns.items():
         if column.optional and stored_name(name) not in archive:
             continue
         arrays[name] = archive[stored_name(name)]
-        if arrays[name].dtype.kind == "f":
-            check_finite(name, arrays[name])
     return arrays

@@ -8,65 +8,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from detectron2.structures import BoxMode
 
 from kgdet_d2.schema import KeypointSchema
 from kgdet_d2.structures._columns import (
     Column,
-    check_class_indices,
-    check_finite,
     check_shapes,
     check_types,
-    check_unique,
     declared_columns,
     offsets_from_lengths,
     open_columns,
     read_columns,
     write_columns,
 )
+from kgdet_d2.structures.dataset_dicts import photos_of_dicts
+from kgdet_d2.structures.photos import Garment, Photo
+from kgdet_d2.structures.validation import NO_AREA, find_faults
 from kgdet_d2.utils.check import check
 
 FORMAT_VERSION = 2
-_PHOTO_FIELDS = {"file_name", "height", "width", "image_id", "annotations"}
-_GARMENT_FIELDS = {"bbox", "bbox_mode", "category_id", "keypoints", "segmentation", "iscrowd"}
-
-
-@dataclass(frozen=True, eq=False)
-class Garment:
-    """One garment of one photo; coordinates in continuous pixels of the photo.
-
-    Attributes:
-        category_id: class index, 0-based.
-        box: float32 (4,), x1 y1 x2 y2.
-        keypoints: float32 (K_c, 3), x y v of the class's own landmarks; v 0 absent, 1 occluded, 2 visible.
-        polygons: float32 (V, 2) each.
-        attributes: what else the dataset has for a garment (DeepFashion2: item, style, scale, occlusion,
-            zoom_in, viewpoint), the same names for each of its garments.
-        iscrowd: the box stands for several garments, which COCO's evaluation treats apart.
-    """
-
-    category_id: int
-    box: np.ndarray
-    keypoints: np.ndarray
-    polygons: Sequence[np.ndarray] = ()
-    attributes: Mapping[str, int | str] = field(default_factory=dict)
-    iscrowd: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Photo:
-    """One photo; ``file_name`` is relative to the split's image folder, width and height are in pixels.
-
-    ``attributes`` is what else the dataset has for a photo (DeepFashion2: source, pair_id), the same names
-    for each of its photos.
-    """
-
-    file_name: str
-    image_id: int
-    width: int
-    height: int
-    garments: Sequence[Garment]
-    attributes: Mapping[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,8 +43,9 @@ class AnnotationTable:
         garment_attributes: name -> (G,), such as DeepFashion2's ``scale``.
 
     Raises:
-        ValueError: when a column's type or shape, or an offset, a class or a landmark count is wrong, or an
-            image id occurs twice.
+        ValueError: when a column's type or shape or an offset is wrong; or a value is, as
+            :func:`kgdet_d2.structures.validation.find_faults` says, the photo and the garment named. Boxes
+            without area alone are let in; :class:`FashionDataset` leaves these out.
     """
 
     schema: KeypointSchema
@@ -115,13 +75,13 @@ class AnnotationTable:
             object.__setattr__(self, "iscrowd", np.zeros(len(self.category_id), bool))
         check_types(self, _COLUMNS)
         check_shapes(self, _COLUMNS, {"image": len(self)})
-        check_unique(self.image_id, "the image_id occurs twice")
         _check_attributes(self.photo_attributes, len(self))
         _check_attributes(self.garment_attributes, self.num_garments)
-        check_class_indices(self.category_id, self.schema)
-        counts = np.array([len(slots) for slots in self.schema.slots])
-        fits = np.diff(self.keypoint_offsets) == counts[self.category_id]
-        check(fits.all(), f"keypoint_offsets: {(~fits).sum()} garments do not fit their class")
+        faults = (fault for fault in find_faults(vars(self), self.schema) if fault.kind != NO_AREA)
+        first = next(faults, None)
+        if first is not None:
+            more = sum(1 for _ in faults)
+            raise ValueError(f"{first}; {more} more faults" if more else str(first))
 
     def __len__(self) -> int:
         """Return N, the number of images."""
@@ -226,33 +186,12 @@ class AnnotationTable:
 
     @classmethod
     def from_photos(cls, photos: Sequence[Photo], schema: KeypointSchema) -> "AnnotationTable":
-        """Return the columns of the photos, in their order.
+        """Return the table of the photos, in their order; see :func:`columns_of_photos`.
 
         Raises:
-            ValueError: an attribute that only some have, or that is an int here and a str there; columns
-                that the class refuses.
+            ValueError: an attribute is an int here and a str there; or columns that the class refuses.
         """
-        garments = list(chain.from_iterable(photo.garments for photo in photos))
-        polygons = list(chain.from_iterable(garment.polygons for garment in garments))
-        columns = {
-            "garment_offsets": offsets_from_lengths([len(photo.garments) for photo in photos]),
-            "keypoint_offsets": offsets_from_lengths([len(garment.keypoints) for garment in garments]),
-            "polygon_offsets": offsets_from_lengths([len(garment.polygons) for garment in garments]),
-            "vertex_offsets": offsets_from_lengths([len(polygon) for polygon in polygons]),
-            "keypoints": _stack([garment.keypoints for garment in garments], 3),
-            "vertices": _stack(polygons, 2),
-        }
-        for name in _COLUMNS.keys() - columns.keys():
-            column = _COLUMNS[name]
-            rows: Sequence[Photo] | Sequence[Garment] = photos if column.rows == "image" else garments
-            values = np.array([getattr(row, name) for row in rows], column.dtype)
-            columns[name] = values.reshape(len(rows), *column.shape)
-        return cls(
-            schema=schema,
-            photo_attributes=_attribute_columns([photo.attributes for photo in photos], "photos"),
-            garment_attributes=_attribute_columns([garment.attributes for garment in garments], "garments"),
-            **columns,
-        )
+        return cls(schema=schema, **columns_of_photos(photos))
 
     @classmethod
     def from_dataset_dicts(
@@ -262,23 +201,17 @@ class AnnotationTable:
 
         Read are ``image_id``, ``width``, ``height``, ``file_name`` (otherwise "") and ``annotations``
         (otherwise none), of each annotation ``category_id``, ``bbox``, ``bbox_mode``, the class-local
-        ``keypoints`` (otherwise all absent), the polygons of ``segmentation`` (not run-length masks) and
-        ``iscrowd``. Every further key with an int or a str is an attribute. Coordinates become float32.
+        ``keypoints`` (otherwise none is labelled: zeros), ``segmentation``, a run-length mask as its
+        outlines, and ``iscrowd``. Lists, arrays and tensors are alike. Every further key with an int or a
+        str is an attribute. Coordinates become float32. Where an image_id is a str, all photos are numbered
+        by their position in the list, from 1.
 
         Raises:
-            ValueError: a dict lacks a key; an image_id occurs twice; an annotation, its image named, has a
-                class out of range, landmarks that do not fit its class, a polygon of an odd number of
-                coordinates or a coordinate that is not finite; only some of the dicts have an attribute.
+            ValueError: naming the photo, by its number in the list from 0 and its file, and the garment: a
+                dict lacks a key or a value has another form; or an image_id occurs twice, or a value is
+                wrong, as the class says.
         """
-        photos = []
-        for number, record in enumerate(dataset_dicts):
-            try:
-                photos.append(_photo_of(record, schema))
-            except KeyError as error:
-                raise ValueError(
-                    f"photo {number} of the list, {record.get('file_name')}: no {error}"
-                ) from error
-        return cls.from_photos(photos, schema)
+        return cls.from_photos(photos_of_dicts(dataset_dicts, schema), schema)
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all; its folder is made where it is missing."""
@@ -319,90 +252,56 @@ _COLUMNS = declared_columns(AnnotationTable)
 
 
 def item_ids(pair_ids: np.ndarray, styles: np.ndarray) -> np.ndarray:
-    """Return which garments are the same item: pair_id and style are equal, and the style is above 0.
+    """Return which garments are the same item: pair_id and style are equal, and both above 0.
 
     Args:
         pair_ids: int (n,), of each garment's image.
         styles: int (n,), of each garment.
 
     Returns:
-        int64 (n,), equal for garments of the same item, -1 for a garment of none.
+        int64 (n,), equal for garments of the same item, -1 for a garment of none; unknown ids are 0.
     """
     items = np.unique(np.c_[pair_ids, styles], axis=0, return_inverse=True)[1].ravel()
-    return np.where(styles > 0, items, -1)
+    return np.where((styles > 0) & (pair_ids > 0), items, -1)
 
 
-def _photo_of(record: Mapping[str, Any], schema: KeypointSchema) -> Photo:
-    where = f"image {record['image_id']}"
-    return Photo(
-        file_name=record.get("file_name", ""),
-        image_id=record["image_id"],
-        width=record["width"],
-        height=record["height"],
-        garments=[_garment_of(annotation, schema, where) for annotation in record.get("annotations", ())],
-        attributes=_attributes_of(record, _PHOTO_FIELDS),
-    )
+def columns_of_photos(photos: Sequence[Photo]) -> dict[str, Any]:
+    """Return the columns of photos by name, unchecked but for their types.
 
+    An attribute that a photo or garment lacks is 0 or "" there.
 
-def _garment_of(annotation: Mapping[str, Any], schema: KeypointSchema, where: str) -> Garment:
-    class_index = annotation["category_id"]
-    last = schema.num_classes - 1
-    check(0 <= class_index <= last, f"{where}: category_id: expected 0..{last}, got {class_index}")
-    box = np.array([annotation["bbox"]], np.float64)
-    box = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYXY_ABS)[0].astype(np.float32)
-    check_finite(f"{where}: bbox", box)
-    count = schema.num_class_keypoints(class_index)
-    keypoints = np.ravel(np.asarray(annotation.get("keypoints", np.zeros(3 * count)), np.float32))
-    check(
-        len(keypoints) == 3 * count,
-        f"{where}: keypoints of class {schema.class_names[class_index]!r}: expected {3 * count} numbers, "
-        f"x y v of {count} landmarks, got {len(keypoints)}",
-    )
-    check_finite(f"{where}: keypoints", keypoints)
-    return Garment(
-        category_id=class_index,
-        box=box,
-        keypoints=keypoints.reshape(count, 3),
-        polygons=_polygons_of(annotation.get("segmentation"), where),
-        attributes=_attributes_of(annotation, _GARMENT_FIELDS),
-        iscrowd=annotation.get("iscrowd", 0),
-    )
-
-
-def _polygons_of(segmentation: object, where: str) -> list[np.ndarray]:
-    if not isinstance(segmentation, list):
-        return []
-    polygons = []
-    for coordinates in segmentation:
-        polygon = np.ravel(np.asarray(coordinates, np.float32))
-        check(
-            len(polygon) % 2 == 0,
-            f"{where}: segmentation: expected x and y of each vertex, got {len(polygon)} numbers",
-        )
-        check_finite(f"{where}: segmentation", polygon)
-        polygons.append(polygon.reshape(-1, 2))
-    return polygons
-
-
-def _attributes_of(record: Mapping[str, Any], fields: set[str]) -> dict[str, Any]:
-    """Return the ints and strs of a dict that are not among the fields."""
-    further = {name: value for name, value in record.items() if name not in fields}
-    return {name: value for name, value in further.items() if isinstance(value, int | str | np.integer)}
+    Raises:
+        ValueError: an attribute is an int here and a str there.
+    """
+    garments = list(chain.from_iterable(photo.garments for photo in photos))
+    polygons = list(chain.from_iterable(garment.polygons for garment in garments))
+    columns: dict[str, Any] = {
+        "garment_offsets": offsets_from_lengths([len(photo.garments) for photo in photos]),
+        "keypoint_offsets": offsets_from_lengths([len(garment.keypoints) for garment in garments]),
+        "polygon_offsets": offsets_from_lengths([len(garment.polygons) for garment in garments]),
+        "vertex_offsets": offsets_from_lengths([len(polygon) for polygon in polygons]),
+        "keypoints": _stack([garment.keypoints for garment in garments], 3),
+        "vertices": _stack(polygons, 2),
+    }
+    for name in _COLUMNS.keys() - columns.keys():
+        column = _COLUMNS[name]
+        rows: Sequence[Photo] | Sequence[Garment] = photos if column.rows == "image" else garments
+        values = [getattr(row, name) for row in rows]
+        if column.dtype is np.int32:  # numbers beyond are no class and no size either
+            values = [min(max(value, -(2**31)), 2**31 - 1) for value in values]
+        columns[name] = np.array(values, column.dtype).reshape(len(rows), *column.shape)
+    for kind, rows in (("photo", photos), ("garment", garments)):
+        columns[f"{kind}_attributes"] = _attribute_columns([row.attributes for row in rows], f"{kind}s")
+    return columns
 
 
 def _attribute_columns(rows: Sequence[Mapping[str, int | str]], kind: str) -> dict[str, np.ndarray]:
     columns = {}
     for name in dict.fromkeys(chain.from_iterable(rows)):
-        values = [row[name] for row in rows if name in row]
-        check(
-            len(values) == len(rows),
-            f"attribute {name!r}: expected in all of {len(rows)} {kind}, got {len(values)}",
-        )
-        check(
-            len({isinstance(value, str) for value in values}) == 1,
-            f"attribute {name!r} of {kind}: expected int or str throughout, got both",
-        )
-        columns[name] = np.array(values)
+        is_text = {isinstance(row[name], str) for row in rows if name in row}
+        check(len(is_text) == 1, f"attribute {name!r} of {kind}: expected int or str throughout, got both")
+        unknown = "" if is_text == {True} else 0
+        columns[name] = np.array([row.get(name, unknown) for row in rows])
     return columns
 
 

@@ -221,8 +221,12 @@ class Predictions:
                 one another, a number that is not finite.
         """
         with open_columns(path, kind="predictions", version=FORMAT_VERSION, schema=schema) as archive:
+            columns = read_columns(archive, _COLUMNS)
+            for name, array in columns.items():
+                if array.dtype.kind == "f":
+                    check_finite(name, array)
             has_keypoints = archive[stored_name("has_keypoints")].item()
-            return cls(schema=schema, has_keypoints=has_keypoints, **read_columns(archive, _COLUMNS))
+            return cls(schema=schema, has_keypoints=has_keypoints, **columns)
 
     def coco_results(self) -> Iterator[dict]:
         """Generate one official COCO result a detection, image by image, see :meth:`coco_result`."""

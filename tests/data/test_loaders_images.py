@@ -22,9 +22,10 @@ def cfg(make_garment, tmp_path):
     Those whose number is divided by 12 have no garment.
     """
     photos = []
+    fitting = {"box": np.float32([2, 3, 20, 30]), "keypoints": np.full((8, 3), 2, np.float32)}
     for number in range(PHOTOS):
         size = (100, 40 + number) if number % 3 == 0 else (30, 40 + number)
-        garments = [make_garment(8, box=np.array([2, 3, 20, 30], np.float32))] if number % 12 else []
+        garments = [make_garment(8, **fitting)] if number % 12 else []
         photos.append(Photo(f"{number}.png", number, *size, garments, {"source": "user", "pair_id": 7}))
         Image.new("RGB", size, (number, 0, 0)).save(tmp_path / f"{number}.png")
     AnnotationTable.from_photos(photos, DEEPFASHION2).save(tmp_path / "mine.npz")

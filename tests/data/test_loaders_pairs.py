@@ -91,7 +91,7 @@ def test_no_pairs(other):
 
 
 def test_a_dataset_without_styles_is_refused(make_garment):
-    photo = Photo("1.jpg", 1, 10, 10, [make_garment(8, attributes={})], {"source": "user"})
+    photo = Photo("1.jpg", 1, 64, 48, [make_garment(8, attributes={})], {"source": "user"})
     dataset = FashionDataset(AnnotationTable.from_photos([photo], DEEPFASHION2), "some/image")
     with pytest.raises(ValueError, match=r"some/image: .*; pair_id, style lacking"):
         ImagePairs(dataset)

@@ -67,7 +67,7 @@ def random_scene(rng, photos=60):
     records, outputs = [], []
     for image_id in rng.permutation(1000)[:photos].tolist():
         garments, boxes, scores, embeddings = [], [], [], []
-        pair_id, source = int(rng.integers(8)), str(rng.choice(["user", "shop"]))
+        pair_id, source = int(rng.integers(1, 8)), str(rng.choice(["user", "shop"]))
         for _ in range(rng.integers(4)):
             corner, style = rng.uniform(0, 150, 2), int(rng.integers(4))
             garments.append((np.r_[corner, corner + rng.uniform(30, 150, 2)].tolist(), style))

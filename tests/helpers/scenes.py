@@ -47,7 +47,8 @@ def random_annotation(
     size = rng.uniform(8, 250, 2)
     corner = rng.uniform(0, np.maximum((WIDTH, HEIGHT) - size, 1))
     count = schema.num_class_keypoints(class_index)
-    keypoints = np.c_[corner + size * rng.uniform(-0.1, 1.1, (count, 2)), rng.integers(0, 3, count)]
+    points = np.clip(corner + size * rng.uniform(-0.1, 1.1, (count, 2)), -30, (WIDTH + 30, HEIGHT + 30))
+    keypoints = np.c_[points, rng.integers(0, 3, count)]
     keypoints[keypoints[:, 2] == 0] = 0
     keypoints = keypoints.astype(np.float32).astype(np.float64)
     random = {

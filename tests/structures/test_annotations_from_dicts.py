@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.structures import BoxMode
+from pycocotools import mask as mask_util
 
 from kgdet_d2.data import FashionDataset
 from kgdet_d2.schema import DEEPFASHION2
@@ -81,19 +84,59 @@ def test_what_dicts_may_lack(make_annotation):
     assert truth.file_name.tolist() == [""] and truth.keypoints.tolist() == [[0, 0, 0]] * 8
     assert AnnotationTable.from_dataset_dicts([bare], DEEPFASHION2).num_garments == 0
     del annotation["bbox"]
-    for record, key in (({"image_id": 3, "height": 240}, "width"), (photo(4, [annotation]), "bbox")):
-        with pytest.raises(ValueError, match=rf"photo 1 of the list, (None|a\.jpg): no '{key}'"):
+    for record, place in (
+        ({"image_id": 3, "height": 240}, "None: no 'width'"),
+        ({"file_name": "b.jpg", "image_id": 3, "width": 240}, r"b\.jpg: no 'height'"),
+        ({"file_name": "b.jpg", "height": 3, "width": 240}, r"b\.jpg: no 'image_id'"),
+        (photo(4, [annotation]), r"a\.jpg, garment 1: no 'bbox'"),
+    ):
+        with pytest.raises(ValueError, match=rf"photo 1 of the list, {place}"):
             AnnotationTable.from_dataset_dicts([bare, record], DEEPFASHION2)
 
 
-def test_polygons_and_other_masks(make_annotation):
+@pytest.mark.parametrize("convert", [list, tuple, np.array, torch.tensor], ids=lambda kind: kind.__name__)
+def test_lists_arrays_and_tensors_are_alike(scene, convert):
+    records = [
+        record
+        | {
+            "image_id": np.int64(record["image_id"]),
+            "width": float(record["width"]),
+            "annotations": [
+                annotation | {name: convert(annotation[name]) for name in ("bbox", "keypoints")}
+                for annotation in record["annotations"]
+            ],
+        }
+        for record in scene.records
+    ]
+    found, expected = (
+        AnnotationTable.from_dataset_dicts(dicts, DEEPFASHION2) for dicts in (records, scene.records)
+    )
+    for name, column in vars(expected).items():
+        if isinstance(column, np.ndarray):
+            assert np.array_equal(getattr(found, name), column), name
+
+
+@pytest.mark.parametrize("image_ids", [["b", "a", "c"], [7, "7", 9], ["001", 1, 2]])
+def test_photos_with_ids_of_letters_are_numbered(image_ids):
+    records = [photo(image_id, []) | {"file_name": f"{image_id}.jpg"} for image_id in image_ids]
+    table = AnnotationTable.from_dataset_dicts(records, DEEPFASHION2)
+    assert table.image_id.tolist() == [1, 2, 3]
+    assert table.file_name.tolist() == [f"{image_id}.jpg" for image_id in image_ids]
+    with pytest.raises(ValueError, match=f"image {image_ids[0]!r}: image_id: it occurs twice"):
+        AnnotationTable.from_dataset_dicts([*records, records[0]], DEEPFASHION2)
+
+
+def test_polygons_and_masks(make_annotation):
     rng = np.random.default_rng(0)
     polygons = [[0, 1, 2.5, 3, 4, 5], np.arange(8)]
-    masks = (polygons, {"size": [2, 2], "counts": "04"}, None)
+    mask = np.zeros((240, 320), np.uint8, order="F")
+    mask[10:21, 30:51] = 1
+    masks = (polygons, None, mask_util.encode(mask))
     annotations = [make_annotation(rng, SKIRT, segmentation=mask) for mask in masks]
     truth = AnnotationTable.from_dataset_dicts([photo(1, annotations)], DEEPFASHION2)
-    assert truth.polygon_offsets.tolist() == [0, 2, 2, 2] and truth.vertex_offsets.tolist() == [0, 3, 7]
-    assert truth.vertices.tolist() == [[0, 1], [2.5, 3], [4, 5], [0, 1], [2, 3], [4, 5], [6, 7]]
+    assert truth.polygon_offsets.tolist() == [0, 2, 2, 3] and truth.vertex_offsets.tolist() == [0, 3, 7, 11]
+    assert truth.vertices[:7].tolist() == [[0, 1], [2.5, 3], [4, 5], [0, 1], [2, 3], [4, 5], [6, 7]]
+    assert sorted(truth.vertices[7:].tolist()) == [[30.5, 10.5], [30.5, 20.5], [50.5, 10.5], [50.5, 20.5]]
 
 
 def test_counted_landmarks(scene):
@@ -121,17 +164,15 @@ def test_attributes(make_annotation):
     assert found == {"scale": [2, 1], "shade": ["red", ""]}
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "message"),
-    [
-        ({"scale": 1}, {}, "'scale': expected in all of 2 garments, got 1"),
-        ({"scale": 1}, {"scale": "big"}, "'scale' of garments: expected int or str throughout"),
-    ],
-)
-def test_attributes_that_only_some_have(make_annotation, first, second, message):
+def test_attributes_that_only_some_have(make_annotation):
     rng = np.random.default_rng(0)
-    annotations = [make_annotation(rng, SKIRT, **attributes) for attributes in (first, second)]
-    with pytest.raises(ValueError, match=message):
+    attributes = ({"scale": 1}, {"shade": "red"}, {})
+    annotations = [make_annotation(rng, SKIRT, **each) for each in attributes]
+    truth = AnnotationTable.from_dataset_dicts([photo(1, annotations)], DEEPFASHION2)
+    found = {name: column.tolist() for name, column in truth.garment_attributes.items()}
+    assert found == {"scale": [1, 0, 0], "shade": ["", "red", ""]}
+    annotations[1]["scale"] = "big"
+    with pytest.raises(ValueError, match="'scale' of garments: expected int or str throughout"):
         AnnotationTable.from_dataset_dicts([photo(1, annotations)], DEEPFASHION2)
 
 
@@ -148,12 +189,26 @@ def test_boxes_in_other_modes_and_no_iscrowd(make_annotation):
 @pytest.mark.parametrize(
     ("replaced", "message"),
     [
-        ({"category_id": 13}, r"image 5: category_id: expected 0..12, got 13"),
-        ({"keypoints": [1, 2, 2] * 7}, r"image 5: keypoints of class 'skirt': expected 24 numbers.* got 21"),
-        ({"keypoints": [math.nan, 2, 2] * 8}, r"image 5: keypoints: expected finite"),
-        ({"bbox": [0, 0, 10, math.inf]}, r"image 5: bbox: expected finite"),
-        ({"segmentation": [[1, 2, 3]]}, r"image 5: segmentation: expected x and y of each vertex, got 3"),
-        ({"segmentation": [[1, math.nan]]}, r"image 5: segmentation: expected finite"),
+        ({"category_id": 13}, "image 5 .*category_id: expected 0..12, got 13"),
+        ({"category_id": 13, "keypoints": None}, "image 5 .*category_id: expected 0..12, got 13"),
+        ({"category_id": 2**40}, "image 5 .*category_id: expected 0..12, got 2147483647"),
+        ({"category_id": "skirt"}, "list, a.jpg, garment 1: category_id: expected a whole number, got"),
+        ({"keypoints": [1, 2, 2] * 7}, "image 5 .*keypoints: expected 24 numbers.* 'skirt', got 21"),
+        ({"keypoints": [1, 2]}, "list, a.jpg, garment 1: keypoints: expected x, y and v .* got 2 numbers"),
+        ({"keypoints": [math.nan, 2, 2] * 8}, "image 5 .*keypoints: expected finite"),
+        ({"keypoints": [1e39, 2, 2] * 8}, "image 5 .*keypoints: expected finite"),
+        ({"keypoints": [1, 2, 3] * 8}, "image 5 .*keypoints: expected visibility 0, 1 or 2, got 3.0"),
+        ({"keypoints": [1000, 2, 2] * 8}, "image 5 .*landmark 1: expected at most 32 .*; 7 more faults"),
+        ({"keypoints": ["a"] * 24}, "list, a.jpg, garment 1: keypoints: could not convert"),
+        ({"bbox": [0, 0, 10, math.inf]}, "image 5 .*bbox: expected finite"),
+        ({"bbox": [0, 0, 10]}, r"list, a.jpg, garment 1: bbox: expected 4 numbers, got shape \(3,\)"),
+        ({"bbox": None}, "list, a.jpg, garment 1: bbox: expected 4 numbers"),
+        ({"bbox": [400, 0, 410, 9]}, "image 5 .*bbox: expected a part in the photo of 320 x 240"),
+        ({"bbox_mode": BoxMode.XYWH_REL}, "list, a.jpg, garment 1: bbox_mode: expected one of"),
+        ({"segmentation": [[1, 2, 3]]}, "segmentation: expected x and y of each vertex, got 3"),
+        ({"segmentation": [[1, math.nan] * 3]}, "image 5 .*segmentation: polygon 1: expected finite"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "image 5 .*segmentation: polygon 1: expected 3 points or more"),
+        ({"segmentation": {"size": [2, 2], "counts": "04"}}, "segmentation: run-length mask: expected"),
     ],
 )
 def test_malformed_annotations(make_annotation, replaced, message):
@@ -163,8 +218,28 @@ def test_malformed_annotations(make_annotation, replaced, message):
 
 
 def test_image_id_that_occurs_twice():
-    with pytest.raises(ValueError, match="image 5: the image_id occurs twice"):
+    with pytest.raises(ValueError, match=r"image 5 \(a.jpg\): image_id: it occurs twice"):
         AnnotationTable.from_dataset_dicts([photo(5, []), photo(3, []), photo(5, [])], DEEPFASHION2)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"file_name": 5}, "photo 1 of the list, 5: file_name: expected str"),
+        ({"width": "wide"}, "photo 1 of the list, a.jpg: width: expected a whole number, got 'wide'"),
+        ({"height": 0}, "image 5 .*size: expected width and height of 1 pixel or more, got"),
+        ({"image_id": None}, "photo 1 of the list, a.jpg: image_id: expected a whole number, got None"),
+        ({"pair_id": 2**70}, "photo 1 of the list, a.jpg: pair_id: expected 64 bits"),
+    ],
+)
+def test_malformed_photos(replaced, message):
+    with pytest.raises(ValueError, match=message):
+        AnnotationTable.from_dataset_dicts([photo(4, []), photo(5, []) | replaced], DEEPFASHION2)
+
+
+def test_paths_are_file_names():
+    table = AnnotationTable.from_dataset_dicts([photo(4, []) | {"file_name": Path("b/a.jpg")}], DEEPFASHION2)
+    assert table.file_name.tolist() == ["b/a.jpg"]
 
 
 @pytest.mark.parametrize("records", [[], [photo(4, [])]])

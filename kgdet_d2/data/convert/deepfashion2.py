@@ -3,32 +3,42 @@
 import json
 import os
 import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from reprlib import repr as shortened
+from typing import NamedTuple
 
 import numpy as np
 
+from kgdet_d2.data.convert.coco_export import CATEGORY_NAMES
 from kgdet_d2.data.convert.parallel import read_photos
 from kgdet_d2.data.convert.records import (
+    GarmentRecord,
+    PhotoRecord,
     RecordError,
     RecordIssue,
-    check_box,
-    check_visibility,
-    drop_far_keypoints,
     field,
     image_size,
+    integer,
+    landmarks,
     numbers,
 )
 from kgdet_d2.schema import DEEPFASHION2
-from kgdet_d2.structures.annotations import AnnotationTable, Garment, Photo
+from kgdet_d2.structures.annotations import AnnotationTable
 
-_PHOTO_FIELDS = {"source": str, "pair_id": int}
-_GRADES = ("scale", "occlusion", "zoom_in", "viewpoint")  # 1, 2 or 3
-_UNKNOWN = 0  # in the place of a grade that is missing or wrong
+_NAMES = {"bbox": "bounding_box", "keypoints": "landmarks"}
+_UNKNOWN: dict[str, int | str] = {"source": ""}  # in the place of an attribute that is wrong; of others 0
 
-_Dropped = list[tuple[str, RecordError]]  # what was left out of a garment, and why
+_Dropped = list[tuple[str, RecordError]]  # what was left out of a photo or garment, and why
+
+
+class Numbered(NamedTuple):
+    """A file of a split, and the id of its photo."""
+
+    image_id: int
+    file: Path
 
 
 def read_split(
@@ -36,9 +46,12 @@ def read_split(
 ) -> tuple[AnnotationTable, list[RecordIssue]]:
     """Read a split's annotations and the sizes of its photos, in the order of the file names.
 
-    A photo is left out when its whole file cannot be used, a garment when something in its item is wrong.
-    Left out by themselves are a polygon that is none, a landmark far outside the photo (it becomes 0, 0, 0)
-    and a scale, occlusion, zoom_in or viewpoint that is missing or not 1, 2 or 3 (it becomes 0).
+    A photo is left out when its whole file cannot be used, or the class or box of an item; an item of which
+    something else cannot be used becomes a region to ignore. Left out by themselves are a polygon that is
+    none, a landmark far outside the photo (it becomes 0, 0, 0) and an attribute that is wrong, such as a
+    scale that is not 1, 2 or 3 (it becomes 0, a source ""). Photos need no attribute, items need class, box
+    and landmarks.
+    Where a file's name is no number the photos' ids are their places in the order of names, from 1.
 
     Args:
         folder: the split's folder, with ``annos`` and ``image`` in it.
@@ -47,11 +60,13 @@ def read_split(
         strict: stop at the first problem.
 
     Returns:
-        The photos, and the problems: first of the names in the two folders, then of the annotations.
+        The photos, and the problems: first of the names in the two folders, then of the annotations, last
+        what is no reason to stop: attributes that some items lack, names that are no numbers.
 
     Raises:
         FileNotFoundError: the folder, ``annos`` or ``image`` is missing, or there is no annotation.
-        ValueError: there is no usable photo; or any problem when ``strict``.
+        ValueError: there is no usable photo, or most garments of a class are lost; or any problem when
+            ``strict``.
     """
     for directory in (folder, folder / "annos", folder / "image"):
         if not directory.is_dir():
@@ -59,21 +74,24 @@ def read_split(
     files = sorted((folder / "annos").glob("*.json"), key=attrgetter("name"))
     if not files:
         raise FileNotFoundError(f"{folder / 'annos'}: there is no annotation (*.json) in it")
-    numbered, problems = _check_names(folder, files)
+    numbered, problems, notes = _number(files)
+    problems = _without_annotation(folder, files) + problems
     if strict and problems:
         raise ValueError(str(problems[0]))
     annotations, read_problems = read_photos(
         partial(read_photo, segmentation=segmentation),
         numbered,
         DEEPFASHION2,
+        source=folder,
         description=folder.name,
+        names=_NAMES,
         workers=workers,
         strict=strict,
     )
     problems += read_problems
     if not len(annotations):
         raise ValueError(f"{folder}: none of its {len(files)} annotations can be used; {problems[0]}")
-    return annotations, problems
+    return annotations, problems + notes
 
 
 def read_photos_alone(
@@ -96,70 +114,106 @@ def read_photos_alone(
     files = sorted((folder / "image").glob("*.jpg"), key=attrgetter("name"))
     if not files:
         raise FileNotFoundError(f"{folder / 'image'}: there is no photo (*.jpg) in it")
-    return read_photos(
-        read_photo_alone, files, DEEPFASHION2, description=folder.name, workers=workers, strict=strict
+    numbered, problems, notes = _number(files)
+    if strict and problems:
+        raise ValueError(str(problems[0]))
+    annotations, read_problems = read_photos(
+        read_photo_alone,
+        numbered,
+        DEEPFASHION2,
+        source=folder,
+        description=folder.name,
+        names=_NAMES,
+        workers=workers,
+        strict=strict,
     )
+    return annotations, problems + read_problems + notes
 
 
-def read_photo_alone(image_file: Path) -> tuple[Photo | None, list[RecordIssue]]:
-    """Read a photo's number and size; None where it cannot be used, and why."""
+def read_photo_alone(numbered: Numbered) -> tuple[PhotoRecord | None, list[RecordIssue]]:
+    """Read a photo's size; None where it cannot be used, and why."""
+    image_id, file = numbered
     try:
-        image_id = _number("file name", r"(\d{1,18})", image_file.stem)
-        width, height = image_size(image_file)
+        width, height = image_size(file)
     except RecordError as error:
-        return None, [RecordIssue.of(error, image_file, "", "photo")]
-    return Photo(image_file.name, image_id, width, height, [], {}), []
+        return None, [RecordIssue.of(error, file, "", "photo")]
+    photo = PhotoRecord(
+        path=file, file_name=file.name, image_id=image_id, width=width, height=height, garments=[]
+    )
+    return photo, []
 
 
-def _check_names(folder: Path, files: list[Path]) -> tuple[list[Path], list[RecordIssue]]:
-    """Select the annotations to read, each number once.
+def _without_annotation(folder: Path, files: Sequence[Path]) -> list[RecordIssue]:
+    """Return a line for each photo without annotation."""
+    annotated = {_image_name(file) for file in files}
+    kind, reason = "photo without annotation", "there is no annotation of it"
+    return [
+        RecordIssue(folder / "image" / name, "", "photo", kind, reason)
+        for name in sorted(set(os.listdir(folder / "image")) - annotated)
+    ]
+
+
+def _number(files: Sequence[Path]) -> tuple[list[Numbered], list[RecordIssue], list[RecordIssue]]:
+    """Take the photos' ids from the names of their files, or from their places where a name is no number.
 
     Returns:
-        The annotation files, and the problems: photos without annotation, numbers that occur twice.
+        The files, each number once; a line for each number that occurs again; a line that says so where
+        photos are numbered by position.
     """
+    other = next((file for file in files if re.fullmatch(r"[0-9]{1,18}", file.stem) is None), None)
+    if other is not None:
+        reason = f"image ids are the places in the order of names, from 1, since {other.name!r} is none"
+        note = RecordIssue(other.parent, "", "nothing", "file name is no number", reason)
+        return [Numbered(*entry) for entry in enumerate(files, 1)], [], [note]
     problems = []
-    annotated = {_image_name(file) for file in files}
-    for name in sorted(set(os.listdir(folder / "image")) - annotated):
-        kind, reason = "photo without annotation", "there is no annotation of it"
-        problems.append(RecordIssue(folder / "image" / name, "", "photo", kind, reason))
-    firsts: dict[int | str, Path] = {}
+    firsts: dict[int, Path] = {}
     for file in files:
-        key = int(file.stem) if file.stem.isdecimal() else file.stem
-        first = firsts.setdefault(key, file)
+        first = firsts.setdefault(int(file.stem), file)
         if first is not file:
             reason = f"{first.name} has the same number"
             problems.append(RecordIssue(file, "", "photo", "image id occurs twice", reason))
-    return list(firsts.values()), problems
+    return [Numbered(*entry) for entry in firsts.items()], problems, []
 
 
 def _image_name(annotation_file: Path) -> str:
     return f"{annotation_file.stem}.jpg"
 
 
-def read_photo(annotation_file: Path, *, segmentation: bool = True) -> tuple[Photo | None, list[RecordIssue]]:
+def read_photo(
+    numbered: Numbered, *, segmentation: bool = True
+) -> tuple[PhotoRecord | None, list[RecordIssue]]:
     """Read one annotation file and the size of its photo.
 
     Returns:
         The photo, or None when the whole file cannot be used; and the problems met.
     """
-    image_file = annotation_file.parents[1] / "image" / _image_name(annotation_file)
+    image_id, file = numbered
+    image_file = file.parents[1] / "image" / _image_name(file)
     try:
-        content = _read_json(annotation_file)
-        image_id = _number("file name", r"(\d{1,18})", annotation_file.stem)
-        attributes = {name: field(content, name, kind) for name, kind in _PHOTO_FIELDS.items()}
+        content = _read_json(file)
         width, height = image_size(image_file)
     except RecordError as error:
-        return None, [RecordIssue.of(error, annotation_file, "", "photo")]
-    garments: list[Garment] = []
-    problems: list[RecordIssue] = []
-    for key in sorted(content.keys() - _PHOTO_FIELDS.keys(), key=lambda key: (len(key), key)):
-        try:
-            garment, dropped = _read_garment(key, content[key], width, height, segmentation=segmentation)
+        return None, [RecordIssue.of(error, file, "", "photo")]
+    attributes, dropped = _read_attributes(content, _PHOTO_ATTRIBUTES)
+    problems = [RecordIssue.of(error, file, "", part) for part, error in dropped]
+    garments = []
+    for key in sorted(content.keys() - _PHOTO_ATTRIBUTES.keys(), key=lambda key: (len(key), key)):
+        if key.startswith("item") or isinstance(content[key], dict):
+            garment, dropped = _read_garment(key, content[key], segmentation=segmentation)
             garments.append(garment)
-        except RecordError as error:
-            dropped = [("garment", error)]
-        problems += [RecordIssue.of(error, annotation_file, key, part) for part, error in dropped]
-    return Photo(image_file.name, image_id, width, height, garments, attributes), problems
+        else:
+            dropped = [("nothing", RecordError("name", f"expected source, pair_id or an item, got {key!r}"))]
+        problems += [RecordIssue.of(error, file, key, part) for part, error in dropped]
+    photo = PhotoRecord(
+        path=file,
+        file_name=image_file.name,
+        image_id=image_id,
+        width=width,
+        height=height,
+        garments=garments,
+        attributes=attributes,
+    )
+    return photo, problems
 
 
 def _read_json(file: Path) -> dict:
@@ -181,80 +235,106 @@ def _unique(pairs: list[tuple[str, object]]) -> dict:
     return content
 
 
-def _read_garment(
-    key: str, content: object, width: int, height: int, *, segmentation: bool
-) -> tuple[Garment, _Dropped]:
+def _read_garment(key: str, content: object, *, segmentation: bool) -> tuple[GarmentRecord, _Dropped]:
     """Read one item.
 
     Returns:
-        The garment, and what was left out of it.
-
-    Raises:
-        RecordError: the item cannot be used.
+        What can be read of the garment, and what was left out of it.
     """
-    item, content = _number("item's name", r"item(\d{1,18})", key), _object(content)
-    category_id = _read_class(content)
-    box = numbers("bounding_box", field(content, "bounding_box", list), 4)
-    check_box("bounding_box", box, width, height)
-    keypoints, keypoint_errors = _read_keypoints(content, category_id, width, height)
-    grades, grade_errors = _read_grades(content)
-    polygons: list[np.ndarray] = []
-    polygon_errors: list[RecordError] = []
-    if segmentation:
-        polygons, polygon_errors = _read_polygons(field(content, "segmentation", list))
-    attributes = {"item": item, "style": field(content, "style", int)} | grades
-    dropped = [("landmark", error) for error in keypoint_errors]
-    dropped += [("attribute", error) for error in grade_errors]
-    dropped += [("polygon", error) for error in polygon_errors]
-    return Garment(category_id, box, keypoints, polygons, attributes), dropped
+    record, dropped = GarmentRecord(item=key), _Dropped()
+    try:
+        content = _object(content)
+        record.category_id = _read_class(content)
+        _check_class_name(content, record.category_id)  # no box without a certain class: it is no region
+        record.box = numbers("bounding_box", field(content, "bounding_box", list), 4)
+        record.attributes["item"] = _item_number(key)
+        record.keypoints = landmarks("landmarks", field(content, "landmarks", list))
+        attributes, dropped = _read_attributes(content, _GARMENT_ATTRIBUTES)
+        record.attributes |= attributes
+        if segmentation:
+            record.polygons, polygon_errors = _read_polygons(content)
+            dropped += [("polygon", error) for error in polygon_errors]
+    except RecordError as error:
+        record.error = error
+    return record, dropped
 
 
 def _read_class(content: dict) -> int:
     """Read the 0-based class index."""
-    native, name = field(content, "category_id", int), field(content, "category_name", str)
+    native = integer(content, "category_id")
     if not 1 <= native <= DEEPFASHION2.num_classes:
         raise RecordError("class", f"category_id: expected 1..{DEEPFASHION2.num_classes}, got {native}")
-    expected = DEEPFASHION2.class_names[native - 1]
-    if name != expected:
-        raise RecordError(
-            "class", f"category_name: expected {expected!r} for category_id {native}, got {name!r}"
-        )
     return native - 1
 
 
-def _read_keypoints(
-    content: dict, category_id: int, width: int, height: int
-) -> tuple[np.ndarray, list[RecordError]]:
-    count = DEEPFASHION2.num_class_keypoints(category_id)
-    values = numbers("landmarks", field(content, "landmarks", list), 3 * count, kind="landmark count")
-    keypoints = values.reshape(count, 3)
-    check_visibility(keypoints)
-    return drop_far_keypoints(keypoints, width, height)
+def _check_class_name(content: dict, category_id: int) -> None:
+    """Check that the class's name, where there is one, is the data set's or the usual converter's."""
+    if content.get("category_name") is None:
+        return
+    name = field(content, "category_name", str)
+    expected = DEEPFASHION2.class_names[category_id]
+    if _plain(name) not in (_plain(expected), _plain(CATEGORY_NAMES[category_id])):
+        reason = f"category_name: expected {expected!r} for category_id {category_id + 1}, got {name!r}"
+        raise RecordError("class", reason)
 
 
-def _read_grades(content: dict) -> tuple[dict[str, int], list[RecordError]]:
-    grades: dict[str, int] = {}
-    errors: list[RecordError] = []
-    for name in _GRADES:
-        try:
-            grades[name] = field(content, name, int)
-            if not 1 <= grades[name] <= 3:
-                raise RecordError("attribute out of range", f"{name}: expected 1, 2 or 3, got {grades[name]}")
-        except RecordError as error:
-            grades[name] = _UNKNOWN
-            errors.append(error)
-    return grades, errors
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.strip().lower())
 
 
-def _read_polygons(segmentation: list) -> tuple[list[np.ndarray], list[RecordError]]:
+def _item_number(key: str) -> int:
+    match = re.fullmatch(r"item([0-9]{1,18})", key)
+    if match is None:
+        raise RecordError("name", f"item's name: expected item<number>, got {key!r}")
+    return int(match[1])
+
+
+def _read_attributes(
+    content: dict, readers: Mapping[str, Callable[[dict, str], int | str]]
+) -> tuple[dict[str, int | str], _Dropped]:
+    """Read the attributes that are there; one that is wrong is unknown."""
+    attributes: dict[str, int | str] = {}
+    dropped = _Dropped()
+    for name, read in readers.items():
+        if content.get(name) is not None:
+            try:
+                attributes[name] = read(content, name)
+            except RecordError as error:
+                attributes[name] = _UNKNOWN.get(name, 0)
+                dropped.append(("attribute", error))
+    return attributes, dropped
+
+
+def _grade(content: dict, name: str) -> int:
+    grade = integer(content, name)
+    if not 1 <= grade <= 3:
+        raise RecordError("attribute out of range", f"{name}: expected 1, 2 or 3, got {grade}")
+    return grade
+
+
+_PHOTO_ATTRIBUTES: dict[str, Callable[[dict, str], int | str]] = {
+    "source": partial(field, kind=str),
+    "pair_id": integer,
+}
+_GARMENT_ATTRIBUTES: dict[str, Callable[[dict, str], int | str]] = {
+    "style": integer,
+    **dict.fromkeys(("scale", "occlusion", "zoom_in", "viewpoint"), _grade),
+}
+
+
+def _read_polygons(content: dict) -> tuple[list[np.ndarray], list[RecordError]]:
     polygons: list[np.ndarray] = []
     errors: list[RecordError] = []
-    for index, polygon in enumerate(segmentation):
+    segmentation = content.get("segmentation")
+    if segmentation is not None and not isinstance(segmentation, list):
+        reason = f"segmentation: expected a list of polygons, got {shortened(segmentation)}"
+        return polygons, [RecordError("wrong type", reason)]
+    for index, polygon in enumerate(segmentation or ()):
         name = f"segmentation[{index}]"
         try:
             values = numbers(name, polygon)
-            if len(values) < 6 or len(values) % 2:
-                raise RecordError("polygon", f"{name}: expected 3 points or more, got {len(values)} numbers")
+            if len(values) % 2:
+                raise RecordError("polygon", f"{name}: expected x and y of points, got {len(values)} numbers")
             polygons.append(values.reshape(-1, 2))
         except RecordError as error:
             errors.append(error)
@@ -265,10 +345,3 @@ def _object(value: object) -> dict:
     if not isinstance(value, dict):
         raise RecordError("wrong type", f"expected a JSON object, got {shortened(value)}")
     return value
-
-
-def _number(what: str, pattern: str, text: str) -> int:
-    match = re.fullmatch(pattern, text)
-    if match is None:
-        raise RecordError("name", f"{what}: expected {pattern}, got {text!r}")
-    return int(match[1])

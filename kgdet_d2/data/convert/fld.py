@@ -8,6 +8,7 @@ its left landmarks are; in the frontal photos that were inspected, it is the ima
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,21 +17,23 @@ import numpy as np
 
 from kgdet_d2.data.convert.parallel import read_photos
 from kgdet_d2.data.convert.records import (
+    GarmentRecord,
+    PhotoRecord,
     RecordError,
     RecordIssue,
-    check_box,
-    check_visibility,
-    drop_far_keypoints,
     image_size,
+    landmarks,
     numbers,
 )
 from kgdet_d2.schema import FLD
-from kgdet_d2.structures.annotations import AnnotationTable, Garment, Photo
+from kgdet_d2.structures.annotations import AnnotationTable
+from kgdet_d2.utils.check import whole_number
 
 BOXES, LANDMARKS, PARTITION = "Anno/list_bbox.txt", "Anno/list_landmarks.txt", "Eval/list_eval_partition.txt"
 SPLITS = ("train", "val", "test")
 _NUM_VARIATIONS = 5  # variation_type: normal, medium, large pose, medium, large zoom-in
 _UNKNOWN = 0  # in the place of a variation_type that is wrong
+_NAMES = {"bbox": "box", "keypoints": "landmarks"}
 
 _Rows = dict[str, list[list[str]]]  # photo's name -> its rows, as words after the name
 
@@ -40,6 +43,7 @@ class Listed:
     """A photo of a split: its name, and its rows' words in two lists, one row each where nothing is wrong."""
 
     name: str
+    image_id: int
     box_rows: list[list[str]]
     landmark_rows: list[list[str]]
 
@@ -53,6 +57,7 @@ def read_lists(root: Path, *, strict: bool = False) -> tuple[dict[str, list[List
 
     Returns:
         The photos of each split in the order of the partition, and the problems that concern no split alone.
+        Their ids are the numbers in their names, or where a name has none their places in the partition.
 
     Raises:
         FileNotFoundError: a folder or a list is missing.
@@ -66,9 +71,11 @@ def read_lists(root: Path, *, strict: bool = False) -> tuple[dict[str, list[List
     keypoints = _read_rows(root / LANDMARKS, problems)
     partition = _read_rows(root / PARTITION, problems)
     splits: dict[str, list[Listed]] = {split: [] for split in SPLITS}
+    image_ids, notes = _number(partition, root / PARTITION)
     for name, rows in partition.items():
         try:
-            splits[_split_of(rows)].append(Listed(name, boxes.get(name, []), keypoints.get(name, [])))
+            listed = Listed(name, image_ids[name], boxes.get(name, []), keypoints.get(name, []))
+            splits[_split_of(rows)].append(listed)
         except RecordError as error:
             problems.append(RecordIssue.of(error, root / PARTITION, name, "photo"))
     on_disk = sorted(f"img/{name}" for name in os.listdir(root / "img"))
@@ -79,14 +86,26 @@ def read_lists(root: Path, *, strict: bool = False) -> tuple[dict[str, list[List
                 problems.append(RecordIssue.of(stray, root / source, name, "photo"))
     if strict and problems:
         raise ValueError(str(problems[0]))
-    return splits, problems
+    return splits, problems + notes
+
+
+def _number(photos: Iterable[str], path: Path) -> tuple[dict[str, int], list[RecordIssue]]:
+    """Return the ids of photos by name, and a line that says so where they are their places."""
+    names = list(photos)
+    matches = [re.fullmatch(r"img/img_([0-9]{8})\.jpg", name) for name in names]
+    if None not in matches:
+        return {match[0]: int(match[1]) for match in matches if match}, []
+    other = names[matches.index(None)]
+    reason = f"image ids are the places in the list, from 1, since {other!r} is not img/img_<8 digits>.jpg"
+    note = RecordIssue(path, "", "nothing", "file name is no number", reason)
+    return {name: place for place, name in enumerate(names, 1)}, [note]
 
 
 def _read_rows(path: Path, problems: list[RecordIssue]) -> _Rows:
     """Read a list; a wrong number of rows is appended to ``problems``."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such list")
-    lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="backslashreplace").splitlines()
     if len(lines) < 2 or not re.fullmatch(r"\s*\d{1,18}\s*", lines[0]) or ".jpg" in lines[1]:
         raise ValueError(
             f"{path}: expected the number of rows in line 1 and the names of the columns in line 2, "
@@ -120,8 +139,8 @@ def read_split(
 ) -> tuple[AnnotationTable, list[RecordIssue]]:
     """Read the boxes and landmarks of a split and the sizes of its photos, in their order.
 
-    A photo is left out when something in it or in its rows is wrong: without its only garment it would be
-    an example of background. Left out by themselves are a landmark far outside the photo (it becomes 0, 0, 0)
+    A garment whose landmarks cannot be used becomes a region to ignore; its photo is left out when it, the
+    class or the box cannot. Left out by themselves are a landmark far outside the photo (it becomes 0, 0, 0)
     and a variation_type that is not 1 to 5 (it becomes 0).
 
     Args:
@@ -135,75 +154,95 @@ def read_split(
         The photos, and the problems.
 
     Raises:
-        ValueError: there is no usable photo; or any problem when ``strict``.
+        ValueError: there is no usable photo, or most garments of a class are lost; or any problem when
+            ``strict``.
     """
     if not listed:
         raise ValueError(f"{root / PARTITION}: expected photos of split {split!r}, found none")
-    read = partial(_read_photo, root)
-    annotations, problems = read_photos(read, listed, FLD, description=split, workers=workers, strict=strict)
+    annotations, problems = read_photos(
+        partial(_read_photo, root),
+        listed,
+        FLD,
+        source=root,
+        description=split,
+        names=_NAMES,
+        workers=workers,
+        strict=strict,
+    )
     if not len(annotations):
         raise ValueError(f"{root}: no photo of split {split!r} can be used; {problems[0]}")
     return annotations, problems
 
 
-def _read_photo(root: Path, listed: Listed) -> tuple[Photo | None, list[RecordIssue]]:
-    """Read one photo: the photo, or None when it cannot be used, and the problems met."""
-    path = root / listed.name
+def _read_photo(root: Path, listed: Listed) -> tuple[PhotoRecord | None, list[RecordIssue]]:
+    """Read one photo: what can be read of it, or None when it cannot be used, and the problems met."""
     try:
-        image_id = _image_id(listed.name)
-        width, height = image_size(path)
-        path = root / BOXES
-        box = _numbers("box", _only(listed.box_rows), 4)
-        check_box("box", box, width, height)
-        path = root / LANDMARKS
-        category_id, keypoints, variation = _read_keypoints(_only(listed.landmark_rows))
+        width, height = image_size(root / listed.name)
     except RecordError as error:
-        return None, [RecordIssue.of(error, path, listed.name, "photo")]
-    keypoints, far = drop_far_keypoints(keypoints, width, height)
-    problems = [RecordIssue.of(error, path, listed.name, "landmark") for error in far]
+        return None, [RecordIssue.of(error, root / listed.name, listed.name, "photo")]
+    garment, dropped = _read_garment(root, listed)
+    photo = PhotoRecord(
+        path=root / LANDMARKS,
+        file_name=listed.name,
+        image_id=listed.image_id,
+        width=width,
+        height=height,
+        garments=[garment],
+    )
+    return photo, [RecordIssue.of(error, photo.path, listed.name, "attribute") for error in dropped]
+
+
+def _read_garment(root: Path, listed: Listed) -> tuple[GarmentRecord, list[RecordError]]:
+    """Read the rows of a photo: what can be read of its garment, and what is wrong with its attributes."""
+    record = GarmentRecord(item=listed.name, paths={"bbox": root / BOXES})
+    dropped: list[RecordError] = []
     try:
-        variation_type = _choice("variation_type", variation, _NUM_VARIATIONS)
+        words = _only(listed.landmark_rows)
+        if len(words) < 2:
+            raise RecordError("wrong length", f"expected clothes_type and variation_type, got {words}")
+        record.category_id = _choice("clothes_type", words[0], FLD.num_classes) - 1
+        record.box = _read_box(root / BOXES, listed.box_rows)
+        record.keypoints = _read_keypoints(words[2:])
+        try:
+            record.attributes["variation_type"] = _choice("variation_type", words[1], _NUM_VARIATIONS)
+        except RecordError as error:
+            record.attributes["variation_type"] = _UNKNOWN
+            dropped.append(error)
     except RecordError as error:
-        variation_type = _UNKNOWN
-        problems.append(RecordIssue.of(error, path, listed.name, "attribute"))
-    garment = Garment(category_id, box, keypoints, attributes={"variation_type": variation_type})
-    return Photo(listed.name, image_id, width, height, [garment]), problems
+        record.error = error
+    return record, dropped
 
 
-def _image_id(name: str) -> int:
-    match = re.fullmatch(r"img/img_([0-9]{8})\.jpg", name)
-    if match is None:
-        raise RecordError("name", f"expected img/img_<eight digits>.jpg, got {name!r}")
-    return int(match[1])
+def _read_box(path: Path, rows: list[list[str]]) -> np.ndarray:
+    try:
+        return numbers("box", _floats("box", _only(rows)), 4)
+    except RecordError as error:
+        error.path = path
+        raise
 
 
-def _read_keypoints(words: list[str]) -> tuple[int, np.ndarray, str]:
-    """Read a row of clothes_type, variation_type, then visibility, x and y of each landmark of that type.
-
-    Returns:
-        The class index; landmarks (K_c, 3) of x, y, v with zeros where truncated; variation_type unread.
-    """
-    if len(words) < 2:
-        raise RecordError("wrong length", f"expected clothes_type and variation_type, got {words}")
-    category_id = _choice("clothes_type", words[0], FLD.num_classes) - 1
-    count = FLD.num_class_keypoints(category_id)
-    native = _numbers("landmarks", words[2:], 3 * count, kind="landmark count").reshape(count, 3)
-    keypoints = native[:, [1, 2, 0]]
-    check_visibility(keypoints)
-    keypoints[:, 2] = 2 - keypoints[:, 2]  # FLD: 0 visible, 1 occluded, 2 truncated
+def _read_keypoints(words: list[str]) -> np.ndarray:
+    """Read visibility, x and y of each landmark: x, y, v, with zeros where it is truncated."""
+    keypoints = landmarks("landmarks", _floats("landmarks", words))[:, [1, 2, 0]]
+    v = keypoints[:, 2]
+    # FLD: 0 visible, 1 occluded, 2 truncated. Other values are left as they are, to be found as faults.
+    keypoints[:, 2] = np.where(np.isin(v, (0, 1, 2)), 2 - v, v)
     keypoints[keypoints[:, 2] == 0] = 0
-    return category_id, keypoints, words[1]
+    return keypoints
 
 
 def _choice(name: str, word: str, last: int) -> int:
-    if word not in map(str, range(1, last + 1)):
-        raise RecordError(f"{name} out of range", f"{name}: expected 1..{last}, got {word!r}")
-    return int(word)
-
-
-def _numbers(name: str, words: list[str], length: int, *, kind: str = "wrong length") -> np.ndarray:
     try:
-        values = [float(word) for word in words]
+        number = whole_number(word)
     except ValueError as error:
         raise RecordError("wrong type", f"{name}: {error}") from error
-    return numbers(name, values, length, kind=kind)
+    if not 1 <= number <= last:
+        raise RecordError(f"{name} out of range", f"{name}: expected 1..{last}, got {word!r}")
+    return number
+
+
+def _floats(name: str, words: list[str]) -> list[float]:
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        raise RecordError("wrong type", f"{name}: {error}") from error

@@ -1,4 +1,4 @@
-"""Checks of the records of native datasets, and the report of records that fail them."""
+"""Records of native datasets as their readers find them, and the report of what is wrong with them."""
 
 import codecs
 import csv
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, BinaryIO
@@ -17,12 +18,13 @@ from PIL import ExifTags, Image
 from tabulate import tabulate
 
 from kgdet_d2.structures.annotations import AnnotationTable
+from kgdet_d2.structures.validation import LARGE
+from kgdet_d2.utils.check import whole_number
 from kgdet_d2.utils.io import atomic_write
 
 _SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
-_LARGE = 2**24  # pixels; up to here float32 holds every whole number
-_MARGIN = 0.1  # of the photo's longer side
 _TAIL = 4096  # bytes
+REGION = "garment (region to ignore)"
 _REPORT_COLUMNS = ("path", "item", "lost", "kind", "reason")
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
@@ -33,11 +35,12 @@ class RecordError(ValueError):
     Args:
         kind: a few words that many records share, to be counted.
         reason: the field, what was expected and what was found.
+        path: the file, where it is not the photo's annotation file.
     """
 
-    def __init__(self, kind: str, reason: str) -> None:
+    def __init__(self, kind: str, reason: str, path: Path | None = None) -> None:
         super().__init__(kind, reason)
-        self.kind, self.reason = kind, reason
+        self.kind, self.reason, self.path = kind, reason, path
 
     def __str__(self) -> str:
         return self.reason
@@ -50,7 +53,8 @@ class RecordIssue:
     Attributes:
         path: the annotation file, or the photo where the fault is the photo's.
         item: the part of it, "" for all of it.
-        dropped: what was left out because of it: photo, garment, landmark, polygon, attribute or nothing.
+        dropped: what was lost by it: the photo; the garment, which became a region to ignore (``REGION``); a
+            landmark, polygon or attribute of it; or nothing.
         kind: as in :class:`RecordError`.
         reason: as in :class:`RecordError`.
     """
@@ -70,92 +74,97 @@ class RecordIssue:
         return ": ".join(filter(None, (str(self.path), self.item, self.reason)))
 
 
-# --- checks; each raises RecordError unless it says otherwise ---
+@dataclass(kw_only=True, eq=False)
+class GarmentRecord:
+    """A garment as a reader found it; :func:`kgdet_d2.data.convert.usable.usable_photos` checks its values.
+
+    A reader fills in what it can read, class and box first, and sets ``error`` where it can go no further.
+
+    Attributes:
+        item: the part of the file that it is, for the report.
+        category_id: class index; -1 where it cannot be read.
+        box: float32 (4,), x1 y1 x2 y2 in pixels; None where it cannot be read, or the class is not certain.
+        keypoints: float32 (n, 3), x y v; None where none is labelled.
+        polygons: float32 (V, 2) each.
+        attributes: those that it has; 0 or "" where the value is not usable.
+        iscrowd: it is a region to ignore.
+        error: why it cannot be used, where its reader knows.
+        paths: the files of its fields, named as in :class:`Fault`, that are not in the photo's file.
+    """
+
+    item: str
+    category_id: int = -1
+    box: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
+    polygons: Sequence[np.ndarray] = ()
+    attributes: dict[str, int | str] = dataclass_field(default_factory=dict)
+    iscrowd: bool = False
+    error: RecordError | None = None
+    paths: Mapping[str, Path] = dataclass_field(default_factory=dict)
+
+
+@dataclass(kw_only=True, eq=False)
+class PhotoRecord:
+    """A photo as a reader found it: as :class:`Photo`, and the annotation file, for the report."""
+
+    path: Path
+    file_name: str
+    image_id: int
+    width: int
+    height: int
+    garments: Sequence[GarmentRecord]
+    attributes: Mapping[str, int | str] = dataclass_field(default_factory=dict)
+
+
+# --- values; each raises RecordError unless it says otherwise ---
 
 
 def field(content: dict, name: str, kind: type[Any]) -> Any:
-    """Return a value of a JSON object, of exactly that type; an int also fits 64 bits."""
+    """Return a value of a JSON object, of exactly that type."""
     if name not in content:
         raise RecordError("field missing", f"{name} is missing")
     value = content[name]
-    if type(value) is not kind:  # isinstance would take true for an int
+    if type(value) is not kind:
         raise RecordError("wrong type", f"{name}: expected {kind.__name__}, got {shortened(value)}")
-    if kind is int and not -(2**63) <= value < 2**63:
-        raise RecordError("number too large", f"{name}: expected 64 bits, got {shortened(value)}")
     return value
 
 
-def numbers(name: str, values: Any, length: int | None = None, *, kind: str = "wrong length") -> np.ndarray:
-    """Convert a flat list of ``length`` finite numbers to float32.
+def integer(content: dict, name: str) -> int:
+    """Return a whole number of a JSON object, see :func:`whole_number`."""
+    if name not in content:
+        raise RecordError("field missing", f"{name} is missing")
+    try:
+        return whole_number(content[name])
+    except ValueError as error:
+        raise RecordError("wrong type", f"{name}: {error}") from error
+
+
+def numbers(name: str, values: Any, length: int | None = None) -> np.ndarray:
+    """Convert a flat list of ``length`` numbers to float32; what is too large becomes infinite.
 
     Args:
         name: the field's, for errors.
         values: the list.
         length: None for any.
-        kind: the kind of the error about another length.
     """
     if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
         raise RecordError("wrong type", f"{name}: expected a list of numbers, got {shortened(values)}")
     if length is not None and len(values) != length:
-        raise RecordError(kind, f"{name}: expected {length} numbers, got {len(values)}")
-    # Not all(): NaN is in no order with anything, so that min and max would depend on where it stands.
-    if not all(-_LARGE < value < _LARGE for value in values):
-        raise RecordError(
-            "number not finite or too large",
-            f"{name}: expected finite numbers below {_LARGE}, got {shortened(values)}",
-        )
-    return np.array(values, dtype=np.float32)
+        raise RecordError("wrong length", f"{name}: expected {length} numbers, got {len(values)}")
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(values, np.float32)
+    except OverflowError:  # an int beyond float64
+        return np.array([value if -LARGE < value < LARGE else np.inf for value in values], np.float32)
 
 
-def check_box(name: str, box: np.ndarray, width: int, height: int) -> None:
-    """Check that a box x1 y1 x2 y2 in pixels has area and meets the photo."""
-    x1, y1, x2, y2 = box.tolist()
-    if not (x1 < x2 and y1 < y2):
-        raise RecordError("box without area", f"{name}: expected x1 < x2 and y1 < y2, got {box.tolist()}")
-    if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
-        raise RecordError(
-            "box outside the photo",
-            f"{name}: expected a part in the photo of {width} x {height} pixels, got {box.tolist()}",
-        )
-
-
-def check_visibility(keypoints: np.ndarray) -> None:
-    """Check that the v of landmarks (K_c, 3) is 0, 1 or 2."""
-    wrong = set(keypoints[:, 2].tolist()) - {0, 1, 2}
-    if wrong:
-        raise RecordError(
-            "visibility",
-            f"landmarks: expected visibility 0, 1 or 2, got {', '.join(map(repr, sorted(wrong)))}",
-        )
-
-
-def drop_far_keypoints(
-    keypoints: np.ndarray, width: int, height: int
-) -> tuple[np.ndarray, list[RecordError]]:
-    """Zero the labelled landmarks that stand more than a tenth of the photo's longer side outside it.
-
-    Args:
-        keypoints: (K_c, 3) of x, y, v in pixels.
-        width: of the photo, in pixels.
-        height: of the photo, in pixels.
-
-    Returns:
-        Landmarks (K_c, 3), and the reason for each one that was zeroed.
-    """
-    points, size = keypoints[:, :2], np.array((width, height))
-    margin = _MARGIN * size.max()
-    far = ((points < -margin) | (points > size + margin)).any(axis=1) & (keypoints[:, 2] > 0)
-    if not far.any():
-        return keypoints, []
-    errors = [
-        RecordError(
-            "landmark far outside the photo",
-            f"landmark {index + 1}: expected at most {margin:g} pixels outside the photo of "
-            f"{width} x {height}, got {points[index].tolist()}",
-        )
-        for index in np.flatnonzero(far).tolist()
-    ]
-    return np.where(far[:, None], np.float32(0), keypoints), errors
+def landmarks(name: str, values: Any) -> np.ndarray:
+    """Convert a flat list of x, y and v of any number of landmarks to float32 (n, 3)."""
+    found = numbers(name, values)
+    if len(found) % 3:
+        reason = f"{name}: expected x, y and v of each landmark, got {len(found)} numbers"
+        raise RecordError("landmark count", reason)
+    return found.reshape(-1, 3)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -224,7 +233,9 @@ def write_split(
             write(stack.enter_context(atomic_write(folder / name)))
         write_report(stack.enter_context(atomic_write(report)), problems)
         annotations.save(file)
-    print(f"{file}: {len(annotations)} photos, {len(annotations.category_id)} garments")
+    regions = int(annotations.iscrowd.sum())
+    garments = annotations.num_garments - regions
+    print(f"{file}: {len(annotations)} photos, {garments} garments, {regions} regions to ignore")
     if problems:
         print(f"{report}: {len(problems)} problems\n{count_problems(problems)}", file=sys.stderr)
 

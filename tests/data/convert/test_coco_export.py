@@ -181,15 +181,6 @@ def test_numbers_are_short_and_exact(photos, make_garment):
 # --- what is wrong ---
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("column", ["box", "keypoints", "vertices"])
-def test_numbers_that_json_has_not(annotations, column, value):
-    values = getattr(annotations, column).copy()
-    values[0, 0] = value
-    with pytest.raises(ValueError, match="JSON"):
-        write(replace(annotations, **{column: values}))
-
-
 def test_another_dataset():
     with pytest.raises(ValueError, match="expected annotations of deepfashion2, got fld"):
         write(AnnotationTable.from_photos([], FLD))

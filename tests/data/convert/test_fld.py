@@ -3,11 +3,13 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from kgdet_d2.data import AnnotationTable, FashionDataset
 from kgdet_d2.data.convert.fld import BOXES, LANDMARKS, PARTITION, SPLITS, read_lists, read_split
+from kgdet_d2.data.convert.records import REGION
 from kgdet_d2.schema import FLD
 
 ROOT = Path(__file__).parents[3]
@@ -135,22 +137,42 @@ def test_more_workers_read_the_same(tree, edit):
         (BOXES, "", "wrong length", "box: expected 4 numbers, got 0"),
         (LANDMARKS, "", "wrong length", "expected clothes_type and variation_type"),
         (LANDMARKS, "2", "wrong length", "expected clothes_type and variation_type"),
+        (LANDMARKS, "a 1 0 1 1", "wrong type", "clothes_type: expected a whole number, got 'a'"),
         (LANDMARKS, "0 1 0 1 1", "clothes_type out of range", "clothes_type: expected 1..3, got '0'"),
         (LANDMARKS, "4 1 0 1 1", "clothes_type out of range", "clothes_type: expected 1..3, got '4'"),
         (LANDMARKS, "-1 1 0 1 1", "clothes_type out of range", "clothes_type: expected 1..3, got '-1'"),
-        (LANDMARKS, "2 1" + " 0 1 1" * 8, "landmark count", "landmarks: expected 12 numbers, got 24"),
-        (LANDMARKS, "3 1" + " 0 1 1" * 6, "landmark count", "landmarks: expected 24 numbers, got 18"),
+    ],
+)
+def test_a_bad_class_or_box_leaves_its_photo_out(tree, edit, file, row, kind, reason):
+    edit(file, f"{name_of(30)} {row}")
+    annotations, (problem,) = read(tree)
+    assert annotations.image_id.tolist() == [1, 32]
+    assert (problem.path, problem.item, problem.dropped) == (tree / file, name_of(30), "photo")
+    assert problem.kind == kind and problem.reason.startswith(reason)
+    with pytest.raises(ValueError) as error:
+        read(tree, strict=True)
+    assert str(error.value) == str(problem)
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "kind", "reason"),
+    [
+        (LANDMARKS, "2 1" + " 0 1 1" * 8, "landmark count", "landmarks: expected 12 numbers, x y v of 4"),
+        (LANDMARKS, "3 1" + " 0 1 1" * 6, "landmark count", "landmarks: expected 24 numbers, x y v of 8"),
+        (LANDMARKS, "2 1" + " 0 1 1 0", "landmark count", "landmarks: expected x, y and v of each landmark"),
         (LANDMARKS, "2 1" + " 3 1 1" * 4, "visibility", "landmarks: expected visibility 0, 1 or 2, got 3"),
         (LANDMARKS, "2 1" + " -1 1 1" * 4, "visibility", "landmarks: expected visibility 0, 1 or 2, got -1"),
         (LANDMARKS, "2 1" + " 0 1 nan" * 4, "number not finite or too large", "landmarks: expected finite"),
         (LANDMARKS, "2 1" + " 0 1 ?" * 4, "wrong type", "landmarks: could not convert"),
     ],
 )
-def test_a_bad_row_leaves_its_photo_out(tree, edit, file, row, kind, reason):
+def test_bad_landmarks_leave_a_region(tree, edit, file, row, kind, reason):
     edit(file, f"{name_of(30)} {row}")
     annotations, (problem,) = read(tree)
-    assert annotations.image_id.tolist() == [1, 32]
-    assert (problem.path, problem.item, problem.dropped) == (tree / file, name_of(30), "photo")
+    assert annotations.iscrowd.tolist() == [False, True, False]
+    assert annotations.box[1].tolist() == [10, 2, 48, 79] and annotations.category_id[1] == int(row[0]) - 1
+    assert not np.array(landmarks_of(annotations, 1)).any()
+    assert (problem.path, problem.item, problem.dropped) == (tree / file, name_of(30), REGION)
     assert problem.kind == kind and problem.reason.startswith(reason)
     with pytest.raises(ValueError) as error:
         read(tree, strict=True)
@@ -187,10 +209,24 @@ def test_a_landmark_far_outside_is_left_out_alone(tree, edit):
     annotations, (problem,) = read(tree)
     assert landmarks_of(annotations, 1) == [[15, 5, 2], [68, 6, 2], [10, 75, 2], [0, 0, 0]]
     assert (problem.dropped, problem.kind) == ("landmark", "landmark far outside the photo")
-    assert problem.reason.startswith("landmark 4: expected at most 8 pixels outside")
+    assert problem.reason.startswith("landmarks: landmark 4: expected at most 8 pixels outside")
 
 
-@pytest.mark.parametrize("variation", ["0", "6", "x"])
+@pytest.mark.parametrize("file", [BOXES, LANDMARKS, PARTITION])
+def test_a_byte_order_mark_does_not_matter(tree, file):
+    (tree / file).write_bytes(b"\xef\xbb\xbf" + (tree / file).read_bytes())
+    annotations, problems = read(tree)
+    assert problems == [] and len(annotations) == 3
+
+
+def test_whole_numbers_in_other_forms(tree, edit):
+    edit(LANDMARKS, f"{name_of(30)} 2.0 3.0 0 15 5 0.0 44 6 0 10 75 1.0 20 33")
+    annotations, problems = read(tree)
+    assert problems == [] and annotations.category_id[1] == 1
+    assert annotations.garment_attributes["variation_type"][1] == 3
+
+
+@pytest.mark.parametrize("variation", ["0", "6"])
 def test_an_unknown_variation_type_is_left_out_alone(tree, edit, variation):
     edit(LANDMARKS, f"{name_of(30)} 2 {variation} 0 15 5 0 44 6 0 10 75 0 40 33")
     annotations, (problem,) = read(tree)
@@ -199,14 +235,20 @@ def test_an_unknown_variation_type_is_left_out_alone(tree, edit, variation):
     assert problem.reason == f"variation_type: expected 1..5, got {variation!r}"
 
 
-def test_a_name_of_another_form_has_no_number(tree):
+def test_photos_are_numbered_where_a_name_has_no_number(tree):
+    """By their places in the partition, whichever the split."""
     for file in (BOXES, LANDMARKS, PARTITION):
         text = (tree / file).read_text()
         (tree / file).write_text(text.replace(name_of(30), "img/photo.jpg"))
     (tree / name_of(30)).rename(tree / "img/photo.jpg")
-    annotations, (problem,) = read(tree)
-    assert annotations.image_id.tolist() == [1, 32]
-    assert problem.reason == "expected img/img_<eight digits>.jpg, got 'img/photo.jpg'"
+    splits, (note,) = read_lists(tree, strict=True)
+    assert (note.path, note.dropped) == (tree / PARTITION, "nothing")
+    assert note.reason == (
+        "image ids are the places in the list, from 1, since 'img/photo.jpg' is not img/img_<8 digits>.jpg"
+    )
+    annotations, problems = read_split(tree, "train", splits["train"])
+    assert problems == [] and annotations.image_id.tolist() == [1, 3, 5]
+    assert annotations.file_name[1] == "img/photo.jpg"
 
 
 @pytest.mark.parametrize("split", ["tset", "Train", "", "train val"])

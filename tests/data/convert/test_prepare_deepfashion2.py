@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -42,28 +43,28 @@ def report_of(tree):
 
 
 def test_the_script_writes_file_and_report(main, native_tree, edit, capsys):
-    edit("item1", style=...)
+    edit("item1", landmarks=...)
     edit("item2", scale=7)
     assert main(["--root", str(native_tree)]) == 0
     assert len(AnnotationTable.load(native_tree / "annotations/validation.npz", DEEPFASHION2)) == 3
     path = f"{native_tree}/validation/annos/000002.json"
     names = ("path", "item", "lost", "kind", "reason")
     assert [tuple(row[name] for name in names) for row in read_report(report_of(native_tree))] == [
-        (path, "item1", "garment", "field missing", "style is missing"),
         (path, "item2", "attribute", "attribute out of range", "scale: expected 1, 2 or 3, got 7"),
+        (path, "item1", "garment (region to ignore)", "field missing", "landmarks is missing"),
     ]
     printed = capsys.readouterr()
-    assert "validation.npz: 3 photos, 5 garments" in printed.out
+    assert "validation.npz: 3 photos, 5 garments, 1 regions to ignore" in printed.out
     assert "validation_report.tsv: 2 problems" in printed.err
     counted = [line.split() for line in printed.err.splitlines()]
-    assert ["field", "missing", "garment", "1"] in counted
+    assert ["field", "missing", "garment", "(region", "to", "ignore)", "1"] in counted
     assert len(list((native_tree / "annotations").iterdir())) == 2
 
 
 def test_a_later_run_replaces_the_report(main, native_tree, edit, capsys):
-    edit("item1", style=...)
+    edit("item1", scale=7)
     assert main(["--root", str(native_tree)]) == 0
-    edit("item1", style=1)
+    edit("item1", scale=1)
     capsys.readouterr()
     assert main(["--root", str(native_tree)]) == 0
     assert read_report(report_of(native_tree)) == []
@@ -71,10 +72,10 @@ def test_a_later_run_replaces_the_report(main, native_tree, edit, capsys):
 
 
 def test_strict_writes_nothing(main, native_tree, edit, tmp_path, capsys):
-    edit("item1", style=...)
+    edit("item1", landmarks=...)
     assert main(["--root", str(native_tree), "--strict", "--output", str(tmp_path / "out")]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"error: {native_tree}/validation/annos/000002.json: item1: style is missing"
+    assert last == f"error: {native_tree}/validation/annos/000002.json: item1: landmarks is missing"
     assert not (tmp_path / "out").exists()
 
 
@@ -109,9 +110,21 @@ def test_trees_that_are_none(main, tmp_path, capsys, arguments, made, message):
 
 def test_no_usable_annotation_at_all_is_an_error(main, native_tree, capsys):
     for path in (native_tree / "validation" / "annos").iterdir():
-        path.write_text("{}")
+        path.write_text("[]")
     assert main(["--root", str(native_tree)]) == 1
     assert "none of its 3 annotations can be used" in capsys.readouterr().err
+    assert not (native_tree / "annotations").exists()
+
+
+def test_a_class_that_is_lost_writes_nothing(main, native_tree, native_item, capsys):
+    for path in (native_tree / "validation" / "annos").iterdir():
+        path.write_text(json.dumps({"item1": native_item | {"category_name": "vest"}}))
+    assert main(["--root", str(native_tree)]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(
+        f"error: {native_tree}/validation: class 'skirt': 3 of 3 garments cannot be used, 3 of them because "
+        f"of 'class'; the first is {native_tree}/validation/annos/000001.json: item1: category_name: expected"
+    )
     assert not (native_tree / "annotations").exists()
 
 
@@ -156,7 +169,7 @@ def test_an_interrupted_run_leaves_what_was_there(
     arguments = ["--root", str(native_tree), "--official-coco"]
     assert main(arguments) == 0
     before = {path.name: path.read_bytes() for path in (native_tree / "annotations").iterdir()}
-    edit("item1", style=...)
+    edit("item1", landmarks=...)
     monkeypatch.setattr(f"kgdet_d2.data.convert.{step}", fail)
     assert main(arguments) == status
     assert capsys.readouterr().err.splitlines()[-1] == message
@@ -179,10 +192,18 @@ def test_the_test_split_has_photos_alone(main, native_tree, capsys):
     (image / "cover.jpg").write_bytes((image / "000002.jpg").read_bytes())
     assert main(["--root", str(native_tree)]) == 0
     table = AnnotationTable.load(native_tree / "annotations/test.npz", DEEPFASHION2)
-    assert table.file_name.tolist() == ["000002.jpg", "000009.jpg"] and table.image_id.tolist() == [2, 9]
+    names = ["000002.jpg", "000009.jpg", "cover.jpg"]
+    assert table.file_name.tolist() == names and table.image_id.tolist() == [1, 2, 4]
     assert (table.num_garments, set(table.height), set(table.width)) == (0, {20}, {30})
     report = read_report(native_tree / "annotations" / "test_report.tsv")
-    assert [Path(row["path"]).name for row in report] == ["000010.jpg", "cover.jpg"]
+    assert [(Path(row["path"]).name, row["lost"]) for row in report] == [
+        ("000010.jpg", "photo"),
+        ("image", "nothing"),
+    ]
+    (image / "cover.jpg").rename(image / "02.jpg")
+    assert main(["--root", str(native_tree)]) == 0
+    table = AnnotationTable.load(native_tree / "annotations/test.npz", DEEPFASHION2)
+    assert table.file_name.tolist() == ["000002.jpg", "000009.jpg"] and table.image_id.tolist() == [2, 9]
     (native_tree / "train" / "image").mkdir(parents=True)
     assert main(["--root", str(native_tree), "--splits", "train"]) == 1
     assert "train/annos: there is no such folder" in capsys.readouterr().err

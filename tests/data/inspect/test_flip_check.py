@@ -35,14 +35,14 @@ RIGHT = [SCHEMA.local_flip(index) for index in CLASSES]
 def drawn_garment(rng: np.random.Generator, category_id: int, viewpoint: int = 2) -> Garment:
     body, design = random_body(rng, flat=False, sideways=False), random_design(rng, category_id)
     camera = random_camera(rng, turn=body.turn, flat=False)
-    xy = 100 * DrawnGarment(design, fit(design, body), style=0).keypoints(camera)
+    xy = 500 + 100 * DrawnGarment(design, fit(design, body), style=0).keypoints(camera)
     keypoints = np.column_stack([xy, rng.choice(3, len(xy), p=[0.1, 0.3, 0.6])]).astype(np.float32)
     box = np.concatenate([xy.min(axis=0), xy.max(axis=0)]).astype(np.float32)
     return Garment(category_id, box, keypoints, attributes={"viewpoint": viewpoint})
 
 
 def in_one_photo(garments, schema=SCHEMA) -> AnnotationTable:
-    return AnnotationTable.from_photos([Photo("1.jpg", 1, 640, 480, garments)], schema)
+    return AnnotationTable.from_photos([Photo("1.jpg", 1, 1600, 1600, garments)], schema)
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,11 @@ def random_photos(seed):
         for _ in range(rng.integers(0, 4)):
             class_index = int(rng.integers(FLD.num_classes))
             count = FLD.num_class_keypoints(class_index)
-            low = rng.integers(-4, 30, 2)
+            low = rng.integers(-4, 15, 2)
             box = np.concatenate([low, low + rng.integers(0, 60, 2) * rng.choice([0, 0.05, 1, 1, 1], 2)])
-            keypoints = np.column_stack([rng.integers(0, 50, (count, 2)), rng.integers(0, 3, count)])
+            box += 4 * (box[2:] <= 0).any()  # no box outside the photo
+            points = rng.integers(0, np.minimum(50, (width, height)), (count, 2))
+            keypoints = np.column_stack([points, rng.integers(0, 3, count)])
             if rng.random() < 0.2:
                 keypoints[:, :2] = keypoints[0, :2]
             if rng.random() < 0.2:
