@@ -25,7 +25,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("kgdet_d2.engine.trainer", "train a model, or evaluate one with --eval-only"),
     "prepare": Command(
-        "kgdet_d2.data.convert.prepare", "make annotation files of a dataset: deepfashion2 or fld"
+        "kgdet_d2.data.convert.prepare",
+        "make annotation files of a dataset: deepfashion2, fld, or coco, your own",
     ),
     "check": Command("kgdet_d2.engine.check.command", "look at a dataset before training on it"),
     "draw": Command("kgdet_d2.engine.draw", "draw predictions beside the ground truth"),

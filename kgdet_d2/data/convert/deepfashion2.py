@@ -24,6 +24,7 @@ from kgdet_d2.data.convert.records import (
     integer,
     landmarks,
     numbers,
+    unique,
 )
 from kgdet_d2.schema import DEEPFASHION2
 from kgdet_d2.structures.annotations import AnnotationTable
@@ -218,7 +219,7 @@ def read_photo(
 
 def _read_json(file: Path) -> dict:
     try:
-        content = json.loads(file.read_bytes(), object_pairs_hook=_unique)
+        content = json.loads(file.read_bytes(), object_pairs_hook=unique)
     except RecordError:
         raise
     except (ValueError, RecursionError) as error:
@@ -226,13 +227,6 @@ def _read_json(file: Path) -> dict:
     except OSError as error:
         raise RecordError("unreadable file", str(error)) from error
     return _object(content)
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise RecordError("field occurs twice", f"a name occurs twice among {[name for name, _ in pairs]}")
-    return content
 
 
 def _read_garment(key: str, content: object, *, segmentation: bool) -> tuple[GarmentRecord, _Dropped]:

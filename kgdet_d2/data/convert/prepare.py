@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from kgdet_d2.data.convert import deepfashion2, fld
+from kgdet_d2.data.convert import coco_prepare, deepfashion2, fld
 from kgdet_d2.data.convert.coco_export import write_official_coco
 from kgdet_d2.data.convert.records import count_problems, write_report, write_split
 from kgdet_d2.utils.command import at_least, command_parser
@@ -17,6 +17,7 @@ DESCRIPTION = """Turn a dataset's own annotations into the compact files that kg
 
     kgdet prepare deepfashion2 --root datasets/deepfashion2
     kgdet prepare fld --root datasets/fld
+    kgdet prepare coco --json train.json --images photos --name mine
 
 For each split it writes <split>.npz and <split>_report.tsv, a line for everything that was left out.
 """
@@ -46,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     datasets = parser.add_subparsers(title="datasets", required=True, metavar="DATASET")
 
     deepfashion2_parser = _add_dataset(datasets, "deepfashion2", DEEPFASHION2_DESCRIPTION)
+    _add_root(deepfashion2_parser, "deepfashion2")
     add = deepfashion2_parser.add_argument
     add("--splits", nargs="+", metavar="SPLIT", help="default: train, validation and test, where they are")
     add("--no-segmentation", action="store_true", help="leave the polygons out")
@@ -53,17 +55,29 @@ def make_parser() -> argparse.ArgumentParser:
     deepfashion2_parser.set_defaults(prepare=prepare_deepfashion2)
 
     fld_parser = _add_dataset(datasets, "fld", FLD_DESCRIPTION)
+    _add_root(fld_parser, "fld")
     fld_parser.add_argument(
         "--splits", nargs="+", choices=fld.SPLITS, default=fld.SPLITS, help="default: all three"
     )
     fld_parser.set_defaults(prepare=prepare_fld)
+
+    coco_parser = _add_dataset(datasets, "coco", coco_prepare.DESCRIPTION)
+    coco_prepare.add_arguments(coco_parser)
+    coco_parser.set_defaults(prepare=coco_prepare.prepare)
     return parser
+
+
+def _add_root(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add ``--root`` and ``--output``."""
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / name
+    parser.add_argument("--root", type=Path, default=root, help="default: %(default)s")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: <root>/annotations")
 
 
 def _add_dataset(
     datasets: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, description: str
 ) -> argparse.ArgumentParser:
-    """Add a parser with ``--root``, ``--output``, ``--workers`` and ``--strict``."""
+    """Add a parser with ``--workers`` and ``--strict``."""
     parser = datasets.add_parser(
         name,
         help=description.splitlines()[0],
@@ -71,9 +85,6 @@ def _add_dataset(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / name
-    parser.add_argument("--root", type=Path, default=root, help="default: %(default)s")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: <root>/annotations")
     parser.add_argument(
         "--workers",
         type=at_least(1),

@@ -129,6 +129,14 @@ def field(content: dict, name: str, kind: type[Any]) -> Any:
     return value
 
 
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make the object of JSON's pairs, for ``object_pairs_hook``, where no name occurs twice."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise RecordError("field occurs twice", f"a name occurs twice among {[name for name, _ in pairs]}")
+    return content
+
+
 def integer(content: dict, name: str) -> int:
     """Return a whole number of a JSON object, see :func:`whole_number`."""
     if name not in content:
