@@ -2,8 +2,9 @@
 
 import ast
 import re
+from argparse import _SubParsersAction
 from importlib import import_module
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 import pytest
@@ -188,11 +189,17 @@ def commands_in(text):
             yield words
 
 
+def help_of(parser):
+    """The help of a command and of the commands in it."""
+    inner = [action.choices.values() for action in parser._actions if isinstance(action, _SubParsersAction)]
+    return "\n".join([parser.format_help(), *(each.format_help() for each in chain.from_iterable(inner))])
+
+
 def problems_of_command(name, words):
     if name not in COMMANDS:
         yield f"no command kgdet {name}"
         return
-    options = import_module(COMMANDS[name].module).make_parser().format_help()
+    options = help_of(import_module(COMMANDS[name].module).make_parser())
     for word in words:
         if word.startswith("--") and not re.search(rf"(?<![\w\-]){word}\b", options):
             yield f"kgdet {name} has no option {word}"

@@ -178,10 +178,12 @@ def entry_id(entry: object, name: str) -> Key:
     if name not in entry:
         raise RecordError("field missing", f"{name} is missing")
     value = entry[name]
+    if type(value) is int:
+        return value
     try:
         return whole_number(value)
     except ValueError as error:
-        if type(value) is int or (isinstance(value, str) and value.strip()):
+        if isinstance(value, str) and value.strip():
             return value
         raise RecordError("wrong type", f"{name}: {error}") from error
 
