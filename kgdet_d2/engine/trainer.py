@@ -40,6 +40,7 @@ from kgdet_d2.engine.ema import EMAHook
 from kgdet_d2.engine.exact_resume import MetricsHook, RunningValuesHook
 from kgdet_d2.engine.hooks import check_losses
 from kgdet_d2.engine.optimizer import build_optimizer
+from kgdet_d2.engine.output_folder import check_output_folder
 from kgdet_d2.engine.summary import log_retrieval, log_summary
 from kgdet_d2.evaluation import FashionEvaluator, RetrievalEvaluator
 from kgdet_d2.modeling import optimize_for_inference
@@ -269,6 +270,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         ValueError, FileNotFoundError: a config or weights that cannot be used.
+        FileExistsError: see :func:`check_output_folder`.
         RuntimeError: a GPU is asked for where there is none.
     """
     opts = list(args.opts)
@@ -280,6 +282,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise RuntimeError("no CUDA device was found; train on the CPU with --num-gpus 0")
     check_weights(cfg, required=args.eval_only)
     check_schema_of_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), schema_of_config(cfg))
+    if not args.eval_only and comm.is_main_process():
+        check_output_folder(cfg, resume=args.resume, overwrite=getattr(args, "overwrite", False))
     # Detectron2 logs the file's text, and does not know the names of those that come with the package.
     config_file = str(find_config(args.config_file)) if args.config_file else ""
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": config_file}))
@@ -304,9 +308,12 @@ def main(args: argparse.Namespace) -> dict:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``kgdet train``: Detectron2's, and --weights."""
+    """Return the parser of ``kgdet train``: Detectron2's, --weights and --overwrite."""
     parser = default_argument_parser(EXAMPLES)
     parser.description = DESCRIPTION
+    parser.add_argument(
+        "--overwrite", action="store_true", help="begin anew, though there are checkpoints in OUTPUT_DIR"
+    )
     parser.add_argument(
         "--weights",
         metavar="FILE",
