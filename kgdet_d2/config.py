@@ -34,6 +34,7 @@ CHOICES = {
 RANGES = {
     "SOLVER.BACKBONE_LR_FACTOR": (0, inf),
     "SOLVER.EMA.DECAY": (0, 1),
+    "DATALOADER.MAX_BAD_SHARE": (0, 1),
     "INPUT.COLOR.BRIGHTNESS": (0, 1),
     "INPUT.COLOR.CONTRAST": (0, 1),
     "INPUT.COLOR.SATURATION": (0, 1),
@@ -235,6 +236,9 @@ def _add_flip_fusion_keys(cfg: CfgNode) -> None:
 def _add_input_keys(cfg: CfgNode) -> None:
     # Modules of one's own that register datasets, by name; they are imported before a dataset is asked for.
     cfg.DATASETS.IMPORT = []
+    # Share of the training photos that may be unreadable, 0..1: others take their places. Beyond it training
+    # stops.
+    cfg.DATALOADER.MAX_BAD_SHARE = 0.01
     # Training only. Large-scale jitter by a factor from (min, max), for instance (0.1, 2.0): the image is
     # fitted into a square of factor x MAX_SIZE_TRAIN pixels, and from an image larger than MAX_SIZE_TRAIN a
     # random part is cropped. It takes the place of MIN_SIZE_TRAIN. () is off.

@@ -25,6 +25,14 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _AROUND_THE_DATA = re.compile(r"extraneous bytes before marker 0x(e.|fe)")
 
 
+class PhotoError(RuntimeError):
+    """A photo that cannot be read; the message names it and says why."""
+
+
+# What a mapper raises for a photo: it cannot be read, or has another size than its annotation says.
+UNUSABLE_PHOTO = (PhotoError, utils.SizeMismatchError)
+
+
 def to_array(photo: Photo, image_format: str) -> np.ndarray:
     """Return a photo as :func:`read_image` does.
 
@@ -69,13 +77,13 @@ def read_image(file_name: str, image_format: str) -> np.ndarray:
         uint8 (H, W, C), C channels in the order of ``image_format``; float in ``"YUV-BT.601"``.
 
     Raises:
-        RuntimeError: the file cannot be read, or its values have no known range.
+        PhotoError: the file cannot be read, or its values have no known range.
     """
     try:
         with PathManager.open(file_name, "rb") as file:
             return _convert(Image.open(file), image_format)
     except _UNREADABLE as error:
-        raise RuntimeError(f"{file_name}: cannot read the image: {error}") from error
+        raise PhotoError(f"{file_name}: cannot read the image: {error}") from error
 
 
 class StrictPhoto(NamedTuple):

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import (
     DefaultTrainer,
@@ -23,7 +22,6 @@ from detectron2.utils.events import EventWriter, JSONWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from kgdet_d2.checkpoint.checkpointer import FashionCheckpointer, find_model_config
 from kgdet_d2.config import check_weights
@@ -31,6 +29,7 @@ from kgdet_d2.config_files import find_config
 from kgdet_d2.data import (
     FashionDatasetMapper,
     ImagePairs,
+    TestPhotos,
     build_pair_train_loader,
     build_train_loader,
     fashion_dataset,
@@ -88,13 +87,10 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestPhotos:
         """Build the loader of a test dataset."""
-        return build_detection_test_loader(
-            fashion_dataset(dataset_name),
-            mapper=FashionDatasetMapper(cfg, is_train=False),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-        )
+        mapper = FashionDatasetMapper(cfg, is_train=False)
+        return TestPhotos(dataset_name, mapper, cfg.DATALOADER.NUM_WORKERS)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -217,6 +213,7 @@ class MatchingTrainer(Trainer):
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             seed=cfg.SEED if cfg.SEED >= 0 else None,
+            max_bad_share=cfg.DATALOADER.MAX_BAD_SHARE,
         )
 
     @classmethod
@@ -240,9 +237,7 @@ class MatchingTrainer(Trainer):
             cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
         )
         for name, retrieval in retrievals.items():
-            loader = build_detection_test_loader(
-                fashion_dataset(name), mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
-            )
+            loader = TestPhotos(name, mapper, cfg.DATALOADER.NUM_WORKERS)
             scores = inference_on_dataset(gt_box_model, loader, retrieval)  # resets the evaluator first
             if comm.is_main_process():
                 dataset_results = results if len(names) == 1 else results[name]

@@ -107,11 +107,17 @@ def test_missing_weights_are_told_before_any_work(photos, tmp_path):
     assert not (tmp_path / "figures").exists()
 
 
-def test_unreadable_photo(photos, tmp_path, monkeypatch):
+def test_unreadable_photos_are_left_out_and_counted(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(draw, "FashionPredictor", OneSkirt)
     Path(photos[0]["file_name"]).write_bytes(b"not a photo")
-    with pytest.raises(RuntimeError, match=r"000000\.jpg: cannot read"):
-        run(arguments(tmp_path))
+    assert run(arguments(tmp_path)) == 1
+    printed = capsys.readouterr().err
+    assert "000000.jpg: cannot read the image" in printed and "1 photos could not be read" in printed
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "000001.jpg",
+        "000002.jpg",
+        "page.jpg",
+    }
 
 
 def test_no_photos(photos, tmp_path):
