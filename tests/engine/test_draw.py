@@ -19,7 +19,7 @@ NAME = "test_draw_predictions"
 
 
 def run(arguments):
-    draw.run(draw.make_parser().parse_args(arguments))
+    return draw.run(draw.make_parser().parse_args(arguments))
 
 
 @pytest.fixture
