@@ -16,19 +16,23 @@ _OF_ARRAYS = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy.core.multiarray", "scalar"),
     ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
     ("collections", "OrderedDict"),
     ("_codecs", "encode"),
 }
+# What PyTorch and pickle raise for damaged files.
 _DAMAGED = (
     pickle.UnpicklingError,
-    RuntimeError,
+    AttributeError,
     EOFError,
     LookupError,
+    OSError,
+    RuntimeError,
     TypeError,
     ValueError,
-    AttributeError,
 )
 
 
