@@ -18,6 +18,7 @@ from kgdet_d2.utils.catalog import AUTO, schema_of_config
 CHOICES = {
     "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "MODEL.LOSS_NORMALIZER": ("global", "local"),
     "MODEL.INFERENCE.PRECISION": ("float32", "bfloat16", "float16"),
     "MODEL.KGDET.AGGREGATION": ("encoding", "selection"),
     "MODEL.FPN.FINE_LEVEL": ("", "p2", "p3"),
@@ -81,6 +82,7 @@ def add_kgdet_config(cfg: CfgNode) -> None:
     _add_head_keys(cfg)
     _add_refiner_keys(cfg)
     _add_loss_keys(cfg)
+    _add_normalizer_key(cfg)
     _add_flip_fusion_keys(cfg)
     _add_input_keys(cfg)
     _add_reppoints_keys(cfg)
@@ -216,6 +218,13 @@ def _add_loss_keys(cfg: CfgNode) -> None:
     loss.FOCAL_GAMMA = 2.0
     # Where smooth L1 turns linear, in units of 4 strides.
     loss.SMOOTH_L1_BETA = 1 / 9
+
+
+def _add_normalizer_key(cfg: CfgNode) -> None:
+    # What the losses of every system are divided by in data-parallel training: the number of positives in the
+    # "global" batch, so that several processes learn what one would; or each process's own, "local", as the
+    # release does. With one process there is no difference.
+    cfg.MODEL.LOSS_NORMALIZER = "global"
 
 
 def _add_flip_fusion_keys(cfg: CfgNode) -> None:

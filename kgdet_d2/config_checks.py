@@ -61,7 +61,7 @@ def get_value(cfg: CfgNode, key: str) -> Any:
 def _table_problems(
     cfg: CfgNode, choices: Mapping[str, Iterable[str]], ranges: Mapping[str, tuple[float, float]]
 ) -> Iterator[str]:
-    nodes = ("INFERENCE", *_NODES.get(cfg.MODEL.META_ARCHITECTURE, ()))
+    nodes = ("INFERENCE", "LOSS_NORMALIZER", *_NODES.get(cfg.MODEL.META_ARCHITECTURE, ()))
     for key in [*choices, *ranges]:
         section, node = key.split(".")[:2]
         if section == "MODEL" and node not in nodes:

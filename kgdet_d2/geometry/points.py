@@ -63,8 +63,11 @@ def flatten_grid_indices(grid_indices: list[GridIndex], maps: list[Tensor]) -> t
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """Return ``x`` itself; its gradient is multiplied by ``factor``."""
-    return x.detach() * (1 - factor) + x * factor
+    """Return the values of ``x``, in any precision bit for bit; its gradient is multiplied by ``factor``."""
+    scaled = x.view_as(x)
+    if scaled.requires_grad:
+        scaled.register_hook(lambda gradient: gradient * factor)
+    return scaled
 
 
 def to_float32(x: Tensor) -> Tensor:

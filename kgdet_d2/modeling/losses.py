@@ -21,6 +21,7 @@ from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points, to_floa
 from kgdet_d2.modeling.assigners import BACKGROUND, IGNORED, assign_by_center, assign_by_iou
 from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.modeling.ignored import leave_out, locations_ignored, split_ignored
+from kgdet_d2.modeling.normalizer import GLOBAL, normalizers, sum_over_processes
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Targets:
         classes: (M,) of the positive locations, in the order of ``matched_idxs >= 0``.
         boxes: (M, 4) x1, y1, x2, y2 in pixels.
         keypoints: (M, K, 3) x, y in pixels and visibility; None where keypoints are not learned.
-        normalizer: number of positives, at least one an image.
+        normalizer: number of positives, at least one an image; of this process.
     """
 
     matched_idxs: Tensor
@@ -60,6 +61,7 @@ class PointSetCriterion:
         cls_loss: "focal", or "quality": see :func:`quality_focal_loss`, its target the IoU of the location's
             own box with its garment's, its exponent ``focal_gamma``.
         box_loss: "smooth_l1" or "giou".
+        normalizer_scope: whose positives the losses are divided by, see :mod:`kgdet_d2.modeling.normalizer`.
     """
 
     @configurable
@@ -78,6 +80,7 @@ class PointSetCriterion:
         smooth_l1_beta: float,
         cls_loss: str = "focal",
         box_loss: str = "smooth_l1",
+        normalizer_scope: str = GLOBAL,
     ):
         self.num_positives = num_positives
         self.stage_weights = stage_weights
@@ -93,6 +96,7 @@ class PointSetCriterion:
         self.smooth_l1_beta = smooth_l1_beta
         self.cls_loss = cls_loss
         self.box_loss = box_loss
+        self.normalizer_scope = normalizer_scope
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -111,6 +115,7 @@ class PointSetCriterion:
             "smooth_l1_beta": loss.SMOOTH_L1_BETA,
             "cls_loss": loss.CLS_LOSS,
             "box_loss": loss.BOX_LOSS,
+            "normalizer_scope": cfg.MODEL.LOSS_NORMALIZER,
         }
 
     def __call__(
@@ -143,10 +148,12 @@ class PointSetCriterion:
     ) -> dict[str, Tensor]:
         """Compute the losses of every stage, given its targets; else as the call."""
         losses = {}
-        per_stage = zip(stages, self.stage_weights, stage_targets, strict=True)
-        for number, (stage, stage_weight, targets) in enumerate(per_stage, start=1):
+        counts = [targets.normalizer for targets in stage_targets]
+        divisors = normalizers(counts, self.normalizer_scope, locations.device)
+        per_stage = zip(stages, self.stage_weights, stage_targets, divisors, strict=True)
+        for number, (stage, stage_weight, targets, divisor) in enumerate(per_stage, start=1):
             for name, loss in self._stage_losses(stage, locations, strides, targets).items():
-                factor = stage_weight * self.weights[name] / targets.normalizer
+                factor = stage_weight * self.weights[name] / divisor
                 losses[f"loss_{name}_{number}"] = loss * factor
         return losses
 
@@ -234,7 +241,9 @@ class PointSetCriterion:
         """
         labelled = keypoints[..., 2] > 0  # (M, K)
         has_labels = labelled.any(dim=1)  # (M,)
-        mean_labelled = labelled.sum().clamp(min=1) / has_labels.sum().clamp(min=1)
+        counts = torch.stack([labelled.sum(), has_labels.sum()])
+        total_labelled, garments = sum_over_processes(counts, self.normalizer_scope).clamp(min=1)
+        mean_labelled = total_labelled / garments
         return self._focal(logits[has_labels], labelled[has_labels].to(logits)).sum() / mean_labelled
 
     def _focal(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -298,6 +307,7 @@ class RepPointsCriterion(PointSetCriterion):
         smooth_l1_beta: float,
         cls_loss: str = "focal",
         box_loss: str = "smooth_l1",
+        normalizer_scope: str = GLOBAL,
     ):
         super().__init__(
             num_positives=num_positives,
@@ -312,6 +322,7 @@ class RepPointsCriterion(PointSetCriterion):
             smooth_l1_beta=smooth_l1_beta,
             cls_loss=cls_loss,
             box_loss=box_loss,
+            normalizer_scope=normalizer_scope,
         )
         self.background_iou = background_iou
         self.positive_iou = positive_iou

@@ -19,6 +19,7 @@ from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points, to_floa
 from kgdet_d2.modeling.heads.keypoint_refiner import Garments, KeypointRefiner, Refinement
 from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.modeling.losses import Targets, flatten_levels, quality_focal_loss
+from kgdet_d2.modeling.normalizer import GLOBAL, normalizers
 from kgdet_d2.utils.catalog import schema_of_config
 
 # --- training ---
@@ -42,6 +43,7 @@ class RefinerCriterion:
             with its garment, 0 for a wrong class; 0 for none.
         exponent: of that loss.
         box_weight: of the refined boxes' GIoU loss; 0 for none.
+        normalizer_scope: whose garments the losses are means of, see :mod:`kgdet_d2.modeling.normalizer`.
     """
 
     @configurable
@@ -56,6 +58,7 @@ class RefinerCriterion:
         verification_weight: float,
         exponent: float,
         box_weight: float,
+        normalizer_scope: str = GLOBAL,
     ):
         self.sigmas = torch.tensor(sigmas)
         self.num_positives = num_positives
@@ -67,6 +70,7 @@ class RefinerCriterion:
             "refined_box": box_weight,
         }
         self.exponent = exponent
+        self.normalizer_scope = normalizer_scope
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -81,6 +85,7 @@ class RefinerCriterion:
             "verification_weight": refiner.VERIFICATION_WEIGHT,
             "exponent": cfg.MODEL.KGDET.LOSS.FOCAL_GAMMA,
             "box_weight": refiner.BOX_WEIGHT,
+            "normalizer_scope": cfg.MODEL.LOSS_NORMALIZER,
         }
 
     def __call__(
@@ -127,19 +132,20 @@ class RefinerCriterion:
             garments = Garments(*map(torch.cat, zip(garments, as_wrong, strict=True)))
         outcomes = refiner(fine, garments)
         as_true = [outcome.select(slice(len(rows))) for outcome in outcomes]
-        losses = self._keypoint_losses(as_true, truth, size, sigmas)
+        (number_of_garments,) = normalizers([len(rows)], self.normalizer_scope, fine.device)
+        losses = self._keypoint_losses(as_true, truth, size, sigmas, number_of_garments)
         for number, (outcome, true) in enumerate(zip(outcomes, as_true, strict=True), start=1):
             refined = boxes if true.boxes is None else true.boxes
             if true.boxes is not None:
                 giou = generalized_box_iou_loss(refined, gt_boxes.tensor, reduction="sum")
-                losses[f"loss_refined_box_{number}"] = giou / max(len(rows), 1) * self.weights["refined_box"]
+                losses[f"loss_refined_box_{number}"] = giou / number_of_garments * self.weights["refined_box"]
             if outcome.verification is not None:
                 iou = matched_pairwise_iou(Boxes(refined.detach()), gt_boxes)
-                losses[f"loss_verify_{number}"] = self._verification_loss(outcome, iou)
+                losses[f"loss_verify_{number}"] = self._verification_loss(outcome, iou, number_of_garments)
         return losses
 
     def _keypoint_losses(
-        self, outcomes: list[Refinement], truth: Tensor, size: Tensor, sigmas: Tensor
+        self, outcomes: list[Refinement], truth: Tensor, size: Tensor, sigmas: Tensor, number: float
     ) -> dict[str, Tensor]:
         """Compute means over garments of means over their labelled keypoints.
 
@@ -148,11 +154,12 @@ class RefinerCriterion:
             truth: (n, m, 3) x, y and visibility, 0 beyond the class's keypoints.
             size: (n,) square roots of the garments' areas.
             sigmas: (n, m) of OKS.
+            number: of garments, by which the sums over them are divided.
         """
         labelled = (truth[..., 2] > 0).to(truth)
-        weights = labelled / labelled.sum(dim=1, keepdim=True).clamp(min=1) / max(len(truth), 1)  # (n, m)
+        weights = labelled / labelled.sum(dim=1, keepdim=True).clamp(min=1) / number  # (n, m)
         losses = {}
-        for number, outcome in enumerate(outcomes, start=1):
+        for turn, outcome in enumerate(outcomes, start=1):
             distance = (outcome.keypoints - truth[..., :2]) / size[:, None, None].clamp(min=1)
             terms = {"refine": distance.abs().sum(dim=-1), "heat": heat_loss(outcome, truth[..., :2])}
             if outcome.quality is not None:
@@ -161,14 +168,17 @@ class RefinerCriterion:
                 oks = torch.exp(-distance.detach().square().sum(dim=-1) / (2 * variance))
                 terms["quality"] = F.binary_cross_entropy_with_logits(outcome.quality, oks, reduction="none")
             for name, term in terms.items():
-                losses[f"loss_{name}_{number}"] = (term * weights).sum() * self.weights[name]
+                losses[f"loss_{name}_{turn}"] = (term * weights).sum() * self.weights[name]
         return losses
 
-    def _verification_loss(self, outcome: Refinement, iou: Tensor) -> Tensor:
-        """Compute the mean over garments as of their class, with boxes of IoU (n,), and as of a wrong one."""
+    def _verification_loss(self, outcome: Refinement, iou: Tensor, number: float) -> Tensor:
+        """Compute the mean over garments as of their class, with boxes of IoU (n,), and as of a wrong one.
+
+        The ``number`` of garments is the one to divide by.
+        """
         logits = cast(Tensor, outcome.verification)
         losses = quality_focal_loss(logits, torch.cat([iou, torch.zeros_like(iou)]), self.exponent)
-        return losses.sum() / max(len(logits), 1) * self.weights["verify"]
+        return losses.sum() / (2 * number) * self.weights["verify"]
 
 
 def heat_loss(outcome: Refinement, truth: Tensor) -> Tensor:

@@ -1,12 +1,16 @@
 """Losses that are not finite stop the training of every system, before any weight has changed."""
 
+from functools import partial
+
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
+from torch import nn
 
 from kgdet_d2.engine.hooks import check_losses
 from tests.helpers.box_detectors import box_inputs
 from tests.helpers.images import image_input
+from tests.helpers.processes import run_as_processes
 from tests.helpers.systems import make_model
 
 BROKEN = {  # the layer that says nan, and the loss that tells
@@ -38,3 +42,20 @@ def test_results_are_no_losses():
     model.head.cls_score.bias.data[:] = torch.nan
     with torch.no_grad():
         model(box_inputs([(64, 64, [])]))
+
+
+def test_all_processes_stop_at_the_loss_of_one(monkeypatch):
+    values = [1.0, torch.nan, 2.0, torch.inf]
+
+    def step(number):
+        losses = {"loss_cls": torch.tensor(1.0), "loss_box": torch.tensor(values[number])}
+        try:
+            check_losses(nn.Linear(1, 1), ([{"file_name": f"{number}.jpg"}],), losses)
+        except FloatingPointError as error:
+            return str(error)
+
+    messages = run_as_processes(monkeypatch, [partial(step, number) for number in range(4)])
+    expected = "losses that are not finite: {'loss_box': nan}, for the photos ['1.jpg']; "
+    expected += "losses that are not finite: {'loss_box': inf}, for the photos ['3.jpg']"
+    assert messages == [expected] * 4
+    assert run_as_processes(monkeypatch, [partial(step, 0), partial(step, 0)]) == [None, None]

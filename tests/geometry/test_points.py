@@ -1,5 +1,6 @@
 """Locations, offsets, boxes and sampling positions by hand and by plain loops."""
 
+import pytest
 import torch
 
 from kgdet_d2.geometry.points import (
@@ -72,9 +73,11 @@ def test_moment_box_of_coinciding_points_has_no_area_and_finite_gradients():
     assert torch.isfinite(x.grad).all()
 
 
-def test_scale_gradient_keeps_the_value():
-    x = torch.tensor([2.0, -3.0], requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_scale_gradient_keeps_the_value(dtype):
+    torch.manual_seed(0)
+    x = (torch.randn(1000) * 10).to(dtype).requires_grad_()
     y = scale_gradient(x, 0.1)
     y.sum().backward()
-    torch.testing.assert_close(y, x)
-    torch.testing.assert_close(x.grad, torch.full((2,), 0.1))
+    assert torch.equal(y, x)
+    torch.testing.assert_close(x.grad, torch.full_like(x, 0.1))

@@ -75,7 +75,7 @@ def test_losses_by_hand():
         boxes=None,
     )
     sigmas = torch.tensor(SIGMAS)[torch.tensor([[0, 1], [1, 2]])]
-    losses = criterion._keypoint_losses([outcome], truth, torch.tensor([50.0, 20.0]), sigmas)
+    losses = criterion._keypoint_losses([outcome], truth, torch.tensor([50.0, 20.0]), sigmas, 2)
     assert losses["loss_refine_1"].item() == pytest.approx(2 * (3 + 4) / 50 / 2)
     oks = math.exp(-(5**2) / (2 * 50**2 * (2 * 0.05) ** 2))
     score = 1 / (1 + math.exp(-0.4))

@@ -16,6 +16,7 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from kgdet_d2.geometry.points import to_float32
+from kgdet_d2.modeling.normalizer import GLOBAL, share_of_mean
 
 
 class MatchingHead(nn.Module):
@@ -33,6 +34,8 @@ class MatchingHead(nn.Module):
         conv_dims: output channels of each convolution.
         embedding_dim: D.
         loss_weight: factor of the loss.
+        normalizer_scope: whose pairs the loss is a mean over, see :mod:`kgdet_d2.modeling.normalizer`. A pair
+            is always of one process.
     """
 
     @configurable
@@ -45,11 +48,13 @@ class MatchingHead(nn.Module):
         conv_dims: list[int],
         embedding_dim: int,
         loss_weight: float,
+        normalizer_scope: str = GLOBAL,
     ):
         super().__init__()
         self.in_features = list(in_features)
         self.pooler = pooler
         self.loss_weight = loss_weight
+        self.normalizer_scope = normalizer_scope
         channels = [in_channels, *conv_dims]
         self.convs = nn.Sequential()
         for dim_in, dim_out in pairwise(channels):
@@ -78,6 +83,7 @@ class MatchingHead(nn.Module):
             "conv_dims": matching.CONV_DIMS,
             "embedding_dim": matching.EMBEDDING_DIM,
             "loss_weight": matching.LOSS_WEIGHT,
+            "normalizer_scope": cfg.MODEL.LOSS_NORMALIZER,
         }
 
     def forward(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:
@@ -125,11 +131,14 @@ class MatchingHead(nn.Module):
         Returns:
             ``loss_match``.
         """
-        if from_shop.all() or not from_shop.any():  # no pair; every parameter still has its (zero) gradient
+        num_shops = int(from_shop.sum())
+        num_pairs = num_shops * (len(from_shop) - num_shops)
+        share = share_of_mean(num_pairs, self.normalizer_scope, from_shop.device)
+        if not num_pairs:  # no pair; every parameter still has its (zero) gradient
             return {"loss_match": torch.stack([p.sum() for p in self.parameters()]).sum() * 0.0}
         embeddings = self(features, boxes)
         users, shops = items[~from_shop], items[from_shop]
         match = (users[:, None] == shops) & (users[:, None] >= 0)  # (U, S)
         odds = self.log_odds(embeddings[~from_shop], embeddings[from_shop])
         loss = F.binary_cross_entropy_with_logits(odds, match.to(odds))
-        return {"loss_match": loss * self.loss_weight}
+        return {"loss_match": loss * share * self.loss_weight}

@@ -28,17 +28,17 @@ class MatchRCNNHeads(FashionROIHeads):
 
     Args:
         matching_head: embeds garments.
-        detectron2_arguments: those of ``StandardROIHeads``.
+        arguments: those of :class:`FashionROIHeads`.
     """
 
     @configurable
-    def __init__(self, *, matching_head: MatchingHead, **detectron2_arguments: Any):
-        super().__init__(**detectron2_arguments)
+    def __init__(self, *, matching_head: MatchingHead, **arguments: Any):
+        super().__init__(**arguments)
         self.matching_head = matching_head
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Return Detectron2's arguments and the matching head."""
+        """Return those arguments and the matching head."""
         arguments = super().from_config(cfg, input_shape)
         return {**arguments, "matching_head": MatchingHead(cfg, input_shape)}
 

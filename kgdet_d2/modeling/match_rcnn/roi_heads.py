@@ -17,6 +17,7 @@ from detectron2.structures import Instances, heatmaps_to_keypoints
 from torch import Tensor
 
 from kgdet_d2.geometry.points import to_float32
+from kgdet_d2.modeling.normalizer import GLOBAL, normalizers, share_of_mean
 from kgdet_d2.utils.catalog import schema_of_config
 
 
@@ -34,6 +35,7 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
         conv_dims: output channels of each convolution.
         loss_weight: factor of the loss.
         loss_normalizer: "visible" divides the loss by P; a number, by itself times the images.
+        normalizer_scope: whose P, see :mod:`kgdet_d2.modeling.normalizer`.
     """
 
     @configurable
@@ -46,6 +48,7 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
         conv_dims: list[int],
         loss_weight: float = 1.0,
         loss_normalizer: float | str = 1.0,
+        normalizer_scope: str = GLOBAL,
     ):
         super().__init__(
             input_shape,
@@ -55,12 +58,14 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
             loss_normalizer=loss_normalizer,
         )
         self.slots = [list(class_slots) for class_slots in slots]
+        self.normalizer_scope = normalizer_scope
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Return Detectron2's arguments and the slots of ``MODEL.KGDET.SCHEMA``."""
+        """Return Detectron2's arguments, and what ``KGDET.SCHEMA`` and ``LOSS_NORMALIZER`` of MODEL say."""
         arguments = super().from_config(cfg, input_shape)
-        return {**arguments, "slots": schema_of_config(cfg).slots}
+        slots, scope = schema_of_config(cfg).slots, cfg.MODEL.LOSS_NORMALIZER
+        return {**arguments, "slots": slots, "normalizer_scope": scope}
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
         """Compute the loss or, in inference, give the instances their keypoints.
@@ -89,20 +94,20 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
     def _loss(self, maps: Tensor, instances: list[Instances]) -> Tensor:
         """Compute cross-entropy over the S x S pixels of each labelled keypoint inside its proposal."""
         side = int(self.up_scale * maps.shape[-1])
-        target_pixels, target_inside = [], []
+        # Images may all be without garments.
+        target_pixels = [maps.new_zeros(0, self.num_keypoints, dtype=torch.long)]
+        target_inside = [maps.new_zeros(0, self.num_keypoints, dtype=torch.bool)]
         for garments in instances:
             if len(garments):  # images without garments have no gt_keypoints
                 pixels, inside = garments.gt_keypoints.to_heatmap(garments.proposal_boxes.tensor, side)
                 target_pixels.append(pixels)
                 target_inside.append(inside)
-        if not target_pixels:
-            return maps.sum() * 0
         pixels, inside = torch.cat(target_pixels), torch.cat(target_inside)  # (N, K) both
         labelled = inside.nonzero(as_tuple=True)  # rows and slots, (P,) both
         logits = self._upsample(maps[labelled][:, None]).flatten(1)  # (P, S * S)
         loss = F.cross_entropy(to_float32(logits), pixels[labelled], reduction="sum")
         if self.loss_normalizer == "visible":
-            return loss / max(len(logits), 1)
+            return loss / normalizers([len(logits)], self.normalizer_scope, loss.device)[0]
         return loss / (self.loss_normalizer * len(instances))
 
     def _decode(self, maps: Tensor, boxes: Tensor, classes: Tensor) -> Tensor:
@@ -122,7 +127,26 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class GarmentMaskHead(MaskRCNNConvUpsampleHead):
-    """Detectron2's mask head, without a loss for garments that have no polygons: they were not outlined."""
+    """Detectron2's mask head, without a loss for garments that have no polygons: they were not outlined.
+
+    Args:
+        input_shape: of the pooled features.
+        normalizer_scope: whose masks the loss is a mean over, see :mod:`kgdet_d2.modeling.normalizer`.
+        detectron2_arguments: those of ``MaskRCNNConvUpsampleHead``.
+    """
+
+    @configurable
+    def __init__(
+        self, input_shape: ShapeSpec, *, normalizer_scope: str = GLOBAL, **detectron2_arguments: Any
+    ):
+        super().__init__(input_shape, **detectron2_arguments)
+        self.normalizer_scope = normalizer_scope
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Return Detectron2's arguments, and ``MODEL.LOSS_NORMALIZER``."""
+        arguments = super().from_config(cfg, input_shape)
+        return {**arguments, "normalizer_scope": cfg.MODEL.LOSS_NORMALIZER}
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
         """Compute the loss or, in inference, give the instances their masks, as Detectron2's head does.
@@ -136,11 +160,13 @@ class GarmentMaskHead(MaskRCNNConvUpsampleHead):
             In training ``loss_mask``. In inference the same instances, with ``pred_masks`` (n, 1, S, S),
             probabilities.
         """
-        if self.training:
-            outlined = [_has_outline(garments).to(x.device) for garments in instances]
-            instances = [garments[rows] for garments, rows in zip(instances, outlined, strict=True)]
-            x = x[torch.cat(outlined)]
-        return super().forward(x, instances)
+        if not self.training:
+            return super().forward(x, instances)
+        outlined = [_has_outline(garments).to(x.device) for garments in instances]
+        instances = [garments[rows] for garments, rows in zip(instances, outlined, strict=True)]
+        x = x[torch.cat(outlined)]
+        share = share_of_mean(len(x), self.normalizer_scope, x.device)
+        return {name: loss * share for name, loss in super().forward(x, instances).items()}
 
 
 def _has_outline(garments: Instances) -> Tensor:

@@ -10,13 +10,14 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from kgdet_d2.modeling.ignored import leave_out, locations_ignored, split_ignored
+from kgdet_d2.modeling.normalizer import GLOBAL, RunningNormalizer
 from kgdet_d2.utils.catalog import schema_of_config
 
 # The focal loss of this logit and its gradient are 0 where there is no garment.
 _CERTAINLY_NONE = -1e4
 
 
-class FCOS(fcos.FCOS):
+class FCOS(RunningNormalizer, fcos.FCOS):
     """Detectron2's FCOS, for batches that may hold images without garments and regions to ignore.
 
     Its losses are ``loss_fcos_cls``, ``loss_fcos_loc`` (GIoU) and ``loss_fcos_ctr`` (centerness). A
@@ -35,6 +36,7 @@ class FCOS(fcos.FCOS):
         test_nms_thresh: IoU above which, within a class, the lower score goes.
         max_detections_per_image: after suppression.
         pixel_mean, pixel_std: of each channel.
+        normalizer_scope: whose positives the losses are divided by, see :mod:`kgdet_d2.modeling.normalizer`.
     """
 
     takes_ignored = True
@@ -55,6 +57,7 @@ class FCOS(fcos.FCOS):
         max_detections_per_image: int,
         pixel_mean: list[float],
         pixel_std: list[float],
+        normalizer_scope: str = GLOBAL,
     ):
         super().__init__(
             backbone=backbone,
@@ -69,6 +72,7 @@ class FCOS(fcos.FCOS):
             max_detections_per_image=max_detections_per_image,
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
+            normalizer_scope=normalizer_scope,
         )
 
     @classmethod
@@ -97,6 +101,7 @@ class FCOS(fcos.FCOS):
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "normalizer_scope": cfg.MODEL.LOSS_NORMALIZER,
         }
 
     @torch.no_grad()
