@@ -39,7 +39,7 @@ class Difference:
 
     def add(self, expected: Outputs, found: Outputs) -> None:
         """Compare rows of the same garments, or of the same places."""
-        self.compared += len(expected["scores"])
+        self.compared += expected["boxes"][..., 0].size
         for name, values in expected.items():
             gap = np.abs(values.astype(np.float64) - found[name])
             if name in ("boxes", "keypoints"):
