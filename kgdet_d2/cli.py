@@ -33,6 +33,7 @@ COMMANDS = {
     "predict": Command("kgdet_d2.engine.predict.command", "find the garments of photos, folders and films"),
     "demo": Command("kgdet_d2.engine.demo", "draw garments, by the arguments of Detectron2's demo"),
     "app": Command("kgdet_d2.engine.app.command", "find the garments of photos in a browser"),
+    "export": Command("kgdet_d2.engine.export", "write a model as a file that runs without this package"),
     "evaluate": Command("kgdet_d2.engine.evaluate", "evaluate stored predictions again, without the model"),
     "errors": Command("kgdet_d2.engine.errors", "tell what costs AP: kinds of errors, oracles"),
     "report": Command("kgdet_d2.engine.report.command", "write what an evaluation found as one HTML page"),

@@ -12,10 +12,15 @@ from torch import nn
 
 from kgdet_d2.checkpoint.checkpointer import find_model_config, load_model
 from kgdet_d2.data.images import Photo, image_to_tensor, to_array
+from kgdet_d2.export.compare import Difference
+from kgdet_d2.export.exporter import export_model
+from kgdet_d2.export.options import ExportOptions
 from kgdet_d2.garments import Garments
 from kgdet_d2.modeling import optimize_for_inference
+from kgdet_d2.synthetic import generate_photo
 from kgdet_d2.utils.catalog import schema_of_config
 
+DRAWN_PHOTOS = 2  # an exported file is compared on so many where none are given
 DEALT_BATCHES = 4  # so many batches of photos are dealt by size at a time
 # A garment has one name here: of those that overlap so much the best is left.
 _ONE_NAME = ["MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST", "0.7"]
@@ -150,3 +155,31 @@ class FashionPredictor:
         outputs = [output["instances"] for output in self.model(inputs)]
         kept = [instances[instances.scores >= self.score_threshold] for instances in outputs]
         return [Garments.from_instances(instances, self.schema) for instances in kept]
+
+    def export(
+        self, path: str | Path, format: str = "onnx", *, photos: Sequence[Photo] = (), **options: Any
+    ) -> Difference:
+        """Write the model as a file that runs without this package, see ``docs/EXPORT.md``.
+
+        Args:
+            path: the file, whose suffix is the format's; it is written only if it finds what the model finds.
+            format: "onnx" or "pt2".
+            photos: on which that is compared; default: drawn ones.
+            options: the other attributes of :class:`~kgdet_d2.export.options.ExportOptions`.
+
+        Returns:
+            By how much the two differ.
+
+        Raises:
+            ValueError: the model or an option is not supported, or the file finds something else.
+            ImportError: a package that the format takes is missing.
+            OSError: the weights cannot be read, or the file not be written.
+            RuntimeError: a photo cannot be read.
+        """
+        chosen = ExportOptions(format=format, **options)
+        chosen.check(self.cfg, path)
+        drawn = (
+            [generate_photo(index).image[:, :, ::-1] for index in range(DRAWN_PHOTOS)] if not photos else []
+        )
+        arrays = [*(to_array(photo, "RGB") for photo in photos), *drawn]
+        return export_model(self.model, self.cfg, path, arrays, chosen, self.score_threshold)
