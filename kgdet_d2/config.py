@@ -1,9 +1,6 @@
 """Config keys that KGDet and its peers add to Detectron2's, their allowed values, and load_config."""
 
-import os
-import sys
-from collections.abc import Callable, Iterable
-from importlib import import_module
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from kgdet_d2.config_checks import check_config
 from kgdet_d2.config_files import find_config
 from kgdet_d2.schema import register_under_a_name
 from kgdet_d2.utils.catalog import AUTO, schema_of_config
+from kgdet_d2.utils.modules import import_modules
 
 # Allowed words of a key.
 CHOICES = {
@@ -378,22 +376,11 @@ def _made_config(merge: Callable[[CfgNode], None], opts: list[str], what: str) -
         cfg.merge_from_list(opts)
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"{what} with {opts}: {error}") from error
-    _import_modules(cfg.DATASETS.IMPORT)
+    import_modules(cfg.DATASETS.IMPORT, "DATASETS.IMPORT")
     _follow_data(cfg)
     check_config(cfg, CHOICES, RANGES)
     cfg.freeze()
     return cfg
-
-
-def _import_modules(names: Iterable[str]) -> None:
-    """Import modules of the user's, which may stand in the working directory."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # where Python itself looks for a script's modules, and kgdet would not
-    for name in names:
-        try:
-            import_module(name)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"DATASETS.IMPORT: {name!r}: {error}") from error
 
 
 def _is_ours(cfg: CfgNode) -> bool:
