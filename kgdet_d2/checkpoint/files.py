@@ -94,7 +94,7 @@ def _dict(content: Any, path: Path) -> dict[str, Any]:
 
 
 def _kind_of(path: Path) -> str:
-    """Say what a file is that is no checkpoint, as far as its first bytes tell."""
+    """Describe a file that is no checkpoint, by its first bytes."""
     with open(path, "rb") as file:
         head = file.read(_HEAD)
     text = head.lstrip().lower()
