@@ -6,7 +6,10 @@ any number of worker processes, and decodes nothing to get there.
 """
 
 import logging
+import os
 import random
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -77,6 +80,7 @@ class TrainStream(Iterable[list[dict]]):
             num_workers=self.num_workers,
             prefetch_factor=max(1, 2 // self.batch_size) if self.num_workers else None,
             collate_fn=trivial_batch_collator,
+            worker_init_fn=_end_with_the_training,
             generator=torch.Generator(),  # or it would draw from the one that the model draws from
         )
         for batch in loader:
@@ -93,6 +97,21 @@ class TrainStream(Iterable[list[dict]]):
             if len(batch) == self.batch_size:
                 yield batch
                 waiting[group] = []
+
+
+def _end_with_the_training(worker: int) -> None:
+    """End this worker when the process that trains is gone, be it killed.
+
+    PyTorch's own watch does not end one that has a batch to hand over: the other workers keep its pipe open.
+    """
+    training = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == training:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Mapped(Dataset):

@@ -68,6 +68,7 @@ class Trainer(DefaultTrainer):
     """
 
     checkpointer: FashionCheckpointer
+    iter: int
     _ema: EMAHook | None = None
     _json_writer: JSONWriter | None = None  # of the main process
 
@@ -171,6 +172,11 @@ class Trainer(DefaultTrainer):
             raise FloatingPointError(
                 f"training stopped at iteration {self.iter}: {error}. The last good checkpoint: {last_good}"
             ) from error
+
+    def after_train(self) -> None:
+        """Run the hooks' ends; one that is resumed after its last iteration counts none beyond it."""
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
 
     # Detectron2 v0.6 leaves the optimiser's momentum out of its checkpoints; later versions do as here.
     def state_dict(self) -> dict:
