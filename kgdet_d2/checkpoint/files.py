@@ -3,6 +3,7 @@
 import pickle
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,15 +44,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: it holds something else; says what.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        content = f"an object of {refused[1]}, which is not executed" if refused else _kind_of(path)
-        raise ValueError(f"{path}: expected tensors and plain Python by torch.save, got {content}") from error
-    return _dict(checkpoint, path)
+    return _read(path, _load_tensors, "tensors and plain Python by torch.save")
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
@@ -61,20 +54,30 @@ def read_arrays(path: Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: it holds something else; says what.
     """
+    return _read(path, _load_arrays, "a pickle of arrays and plain Python")
+
+
+def _read(path: Path, load: Callable[[Path], Any], expected: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file).load()
+        content = load(path)
     except _DAMAGED as error:
-        refused = isinstance(error, _RefusedError)
-        reason = f"{error}, which is not executed" if refused else _kind_of(path)
-        raise ValueError(f"{path}: expected a pickle of arrays and plain Python, got {reason}") from error
-    return _dict(content, path)
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"an object of {refused[1]}, which is not executed" if refused else _kind_of(path)
+        raise ValueError(f"{path}: expected {expected}, got {found}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a dict, got {type(content).__name__}")
+    return content
 
 
-class _RefusedError(pickle.UnpicklingError):
-    """A name that a pickle of arrays does not need."""
+def _load_tensors(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _load_arrays(path: Path) -> Any:
+    with open(path, "rb") as file:
+        return _ArrayUnpickler(file).load()
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -83,14 +86,8 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _OF_ARRAYS:
-            raise _RefusedError(f"an object of {module}.{name}")
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")  # as PyTorch's own has it
         return super().find_class(module, name)
-
-
-def _dict(content: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a dict, got {type(content).__name__}")
-    return content
 
 
 def _kind_of(path: Path) -> str:
