@@ -64,7 +64,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _number(text: str) -> int | None:
-    return None if text == "dynamic" else int(text)
+    if text == "dynamic":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected dynamic or a number of photos, got {text!r}")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int] | None:
