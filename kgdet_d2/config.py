@@ -246,6 +246,9 @@ def _add_input_keys(cfg: CfgNode) -> None:
     # Share of the training photos that may be unreadable, 0..1: others take their places. Beyond it training
     # stops.
     cfg.DATALOADER.MAX_BAD_SHARE = 0.01
+    # Lay what is transparent in a photo on white, as cut-out garments of shops are meant. False: take the
+    # colours that the file has under it, as Detectron2 does.
+    cfg.INPUT.ALPHA_ON_WHITE = False
     # Training only. Large-scale jitter by a factor from (min, max), for instance (0.1, 2.0): the image is
     # fitted into a square of factor x MAX_SIZE_TRAIN pixels, and from an image larger than MAX_SIZE_TRAIN a
     # random part is cropped. It takes the place of MIN_SIZE_TRAIN. () is off.

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
@@ -43,14 +44,19 @@ class PhotoMapper:
 
     def __init__(self, cfg: CfgNode):
         self.image_format = cfg.INPUT.FORMAT
+        self.alpha_on_white = cfg.INPUT.ALPHA_ON_WHITE
         self.resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
     def __call__(self, photo: Photo) -> dict:
         """Return ``image``, a tensor of the resized photo, and the photo's own ``height`` and ``width``."""
-        image = to_array(photo, self.image_format)
+        image = to_array(photo, self.image_format, alpha_on_white=self.alpha_on_white)
         height, width = image.shape[:2]
         resized = self.resize.get_transform(image).apply_image(image)
         return {"image": image_to_tensor(resized), "height": height, "width": width}
+
+    def read(self, photo: Photo) -> np.ndarray:
+        """Return the pixels that the network's input is made of, in RGB: uint8 (H, W, 3)."""
+        return to_array(photo, "RGB", alpha_on_white=self.alpha_on_white)
 
 
 class FashionPredictor:
@@ -181,5 +187,5 @@ class FashionPredictor:
         drawn = (
             [generate_photo(index).image[:, :, ::-1] for index in range(DRAWN_PHOTOS)] if not photos else []
         )
-        arrays = [*(to_array(photo, "RGB") for photo in photos), *drawn]
+        arrays = [*(self.mapper.read(photo) for photo in photos), *drawn]
         return export_model(self.model, self.cfg, path, arrays, chosen, self.score_threshold)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from kgdet_d2.checkpoint.checkpointer import find_model_config
 from kgdet_d2.data import fashion_dataset
-from kgdet_d2.data.images import PhotoError, read_image
+from kgdet_d2.data.images import PhotoError
 from kgdet_d2.figure_page import justified, titled, to_height, write_jpeg
 from kgdet_d2.predictor import FashionPredictor
 from kgdet_d2.utils.command import command_parser
@@ -110,7 +110,7 @@ def draw_photo(record: dict, predictor: FashionPredictor, metadata: Metadata) ->
     Raises:
         PhotoError: the photo cannot be read.
     """
-    image = read_image(record["file_name"], "RGB")
+    image = predictor.mapper.read(record["file_name"])
     detections = predictor(image).to_instances()
     truth = FashionVisualizer(image, metadata).draw_dataset_dict(record)
     prediction = FashionVisualizer(image, metadata).draw_instance_predictions(detections)

@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from kgdet_d2.engine import draw
 from kgdet_d2.garments import Garments
+from kgdet_d2.predictor import PhotoMapper
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,12 +49,13 @@ def photos(tmp_path):
 class OneSkirt:
     """In the place of the predictor."""
 
-    def __init__(self, score_threshold):
+    def __init__(self, cfg, score_threshold):
+        self.mapper = PhotoMapper(cfg)
         self.score_threshold = score_threshold
 
     @classmethod
     def from_config(cls, cfg, *, score_threshold):
-        return cls(score_threshold)
+        return cls(cfg, score_threshold)
 
     def __call__(self, photo):
         instances = Instances(photo.shape[:2])
