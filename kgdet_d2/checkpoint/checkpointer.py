@@ -16,14 +16,13 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from kgdet_d2.checkpoint.convert import RELEASE_CONFIG, from_release, origin_of
-from kgdet_d2.checkpoint.files import check_finite, read_arrays, read_checkpoint
+from kgdet_d2.checkpoint.files import DESCRIPTION_KEY, check_finite, read_arrays, read_checkpoint
 from kgdet_d2.checkpoint.transfer import transfer
 from kgdet_d2.config import check_weights, config_from_text, load_config
 from kgdet_d2.schema import DEEPFASHION2, KeypointSchema, register_under_a_name
 from kgdet_d2.utils.catalog import schema_of_config
 from kgdet_d2.utils.io import atomic_write
 
-_DESCRIPTION = "kgdet_d2"  # the checkpoint's key of what describe() returns
 _SHOWN = 3  # names in a message
 
 
@@ -61,7 +60,7 @@ class FashionCheckpointer(DetectionCheckpointer):
         content = {"model": self.model.state_dict(), **kwargs}
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         if self._cfg is not None:
-            content[_DESCRIPTION] = describe(self._cfg)
+            content[DESCRIPTION_KEY] = describe(self._cfg)
         file = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", file)
         with atomic_write(file, sync=True) as stream:
@@ -104,7 +103,7 @@ class FashionCheckpointer(DetectionCheckpointer):
             return _from_model_zoo(read_arrays(Path(filename)), filename)
         checkpoint = read_checkpoint(Path(filename))
         schema = _schema_of(checkpoint, filename)
-        checkpoint.pop(_DESCRIPTION, None)
+        checkpoint.pop(DESCRIPTION_KEY, None)
         ours = as_ours(checkpoint, Path(filename))
         check_finite(ours["model"], filename)
         return self._of_our_schema(ours, schema, filename)
@@ -188,10 +187,10 @@ def is_whole(path: str | Path) -> bool:
 
 def _schema_of(checkpoint: dict[str, Any], path: str) -> KeypointSchema | None:
     """Return the schema that a checkpoint has with it; the release's has DeepFashion2's, others none."""
-    if _DESCRIPTION not in checkpoint:
+    if DESCRIPTION_KEY not in checkpoint:
         return DEEPFASHION2 if "state_dict" in checkpoint else None
     try:
-        return KeypointSchema.from_dict(json.loads(checkpoint[_DESCRIPTION]["schema"]))
+        return KeypointSchema.from_dict(json.loads(checkpoint[DESCRIPTION_KEY]["schema"]))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: what it says of its model cannot be read: {error}") from error
 
@@ -269,12 +268,12 @@ def config_of(path: str | Path, opts: list[str]) -> CfgNode:
     """
     checkpoint = read_checkpoint(Path(path))
     opts = ["MODEL.WEIGHTS", str(path), *opts]
-    if _DESCRIPTION in checkpoint:
+    if DESCRIPTION_KEY in checkpoint:
         schema = _schema_of(checkpoint, str(path))
         assert schema is not None
         try:
             opts = ["MODEL.KGDET.SCHEMA", register_under_a_name(schema), *opts]
-            return config_from_text(checkpoint[_DESCRIPTION]["config"], opts)
+            return config_from_text(checkpoint[DESCRIPTION_KEY]["config"], opts)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: what it says of its model cannot be read: {error}") from error
     if "state_dict" in checkpoint:

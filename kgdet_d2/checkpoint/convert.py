@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kgdet_d2.checkpoint.files import read_checkpoint
+from kgdet_d2.checkpoint.files import DESCRIPTION_KEY, read_checkpoint, write_weights
 from kgdet_d2.checkpoint.mmdet import (
     Architecture,
     mmdet_key_map,
@@ -22,23 +22,28 @@ from kgdet_d2.checkpoint.mmdet import (
 from kgdet_d2.config import load_config
 from kgdet_d2.modeling.meta_arch import KGDet
 from kgdet_d2.utils.command import command_parser
-from kgdet_d2.utils.io import atomic_write
 
 DESCRIPTION = """Turn weights of the released KGDet into a checkpoint of this project, or back.
 
     kgdet convert kgdet_r50.pth weights/kgdet_r50.pth
     kgdet train --config-file kgdet_R50.yaml --eval-only MODEL.WEIGHTS weights/kgdet_r50.pth
     kgdet convert --reverse weights/kgdet_r50.pth kgdet_r50.pth
+    kgdet convert output/demo/model_final.pth model.safetensors
 
-The input is an mmdetection checkpoint, of three columns or one, on ResNet-50 or -101; which one is read from
-the weights, and the changes to the config that it needs are printed. Torchvision's ImageNet weights
-(resnet50-*.pth) are taken, too: they become a backbone to start training from.
+An input of this project's is written without its optimiser, as safetensors if OUT is called so, or else as
+PyTorch's file; either says what model it is of. Any other input is an mmdetection checkpoint, of three
+columns or one, on ResNet-50 or -101; which one is read from the weights, and the changes to the config that
+it needs are printed. Torchvision's ImageNet weights (resnet50-*.pth) are taken, too: they become a backbone
+to start training from.
 
 The input's pickle is not executed: anything but tensors and plain Python is refused. The output holds every
 weight. Those of the neck that reach no output are not built by default (MODEL.FPN.FULL False); Detectron2
 then warns that the checkpoint has keys that are not used, and loads the rest.
 """
 RELEASE_CONFIG = "kgdet_R50.yaml"
+# Of a checkpoint, what its model needs.
+_OF_A_MODEL = ("model", DESCRIPTION_KEY, "__author__", "origin")
+_OF_OURS = {DESCRIPTION_KEY, "origin"}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -64,13 +69,17 @@ def run(args: argparse.Namespace) -> None:
         ValueError: it holds something else, or weights that do not fit; names the file.
     """
     checkpoint = read_checkpoint(args.input)
+    if _OF_OURS & checkpoint.keys() and not args.reverse:
+        kept = {key: checkpoint[key] for key in _OF_A_MODEL if key in checkpoint}
+        write_weights(args.output, kept)
+        print(f"{args.output}: written")
+        return
     convert = to_release if args.reverse else from_release
     try:
         converted, opts = convert(checkpoint, args.config_file, origin_of(args.input))
     except ValueError as error:
         raise ValueError(f"{args.input}: {error}") from error
-    with atomic_write(args.output) as file:
-        torch.save(converted, file)
+    write_weights(args.output, converted)
     print(f"{args.output}: written")
     changes = " ".join(f'{key} "{value}"' for key, value in opts.items())
     print(f"Changes that {Path(args.config_file).name} needs for this model: {changes or 'none'}")

@@ -1,5 +1,9 @@
-"""The reading of files of weights, of which nothing is executed."""
+"""Files of weights: the writing of them, and the reading, which executes nothing.
 
+PyTorch's (.pth), safetensors, and pickles of arrays (.pkl).
+"""
+
+import json
 import pickle
 import re
 import zipfile
@@ -8,9 +12,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
+
+from kgdet_d2.utils.io import atomic_write
 
 _HEAD = 512  # bytes
+_SAFETENSORS = ".safetensors"
+_BESIDE = "kgdet_d2"  # of such a file's metadata: what is there beside the weights, as JSON
+DESCRIPTION_KEY = "kgdet_d2"  # of a checkpoint: what it says of its model, see checkpointer.describe
 # All that a pickle of arrays by Python and numpy, of any version, names; each makes plain data.
 _OF_ARRAYS = {
     ("numpy.core.multiarray", "_reconstruct"),
@@ -32,18 +43,23 @@ _DAMAGED = (
     LookupError,
     OSError,
     RuntimeError,
+    SafetensorError,
     TypeError,
     ValueError,
 )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a file by ``torch.save`` of a dict, of tensors and plain Python alone.
+    """Read a file by ``torch.save`` of a dict, of tensors and plain Python alone, or one of safetensors.
+
+    A file of safetensors holds ``model`` and, where :func:`write_weights` wrote it, what that had beside it.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it holds something else; says what.
     """
+    if path.suffix == _SAFETENSORS:
+        return _read(path, _load_safetensors, "safetensors")
     return _read(path, _load_tensors, "tensors and plain Python by torch.save")
 
 
@@ -55,6 +71,22 @@ def read_arrays(path: Path) -> dict[str, Any]:
         ValueError: it holds something else; says what.
     """
     return _read(path, _load_arrays, "a pickle of arrays and plain Python")
+
+
+def write_weights(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that :func:`read_checkpoint` reads, whole or not at all: safetensors if it is called so.
+
+    Args:
+        path: its ending decides.
+        content: ``model``, and whatever JSON can hold.
+    """
+    with atomic_write(path) as file:
+        if path.suffix != _SAFETENSORS:
+            torch.save(content, file)
+            return
+        tensors = {name: torch.as_tensor(weight).contiguous() for name, weight in content["model"].items()}
+        beside = {key: value for key, value in content.items() if key != "model"}
+        file.write(safetensors.torch.save(tensors, {_BESIDE: json.dumps(beside)}))
 
 
 def _read(path: Path, load: Callable[[Path], Any], expected: str) -> dict[str, Any]:
@@ -73,6 +105,13 @@ def _read(path: Path, load: Callable[[Path], Any], expected: str) -> dict[str, A
 
 def _load_tensors(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        beside = json.loads((file.metadata() or {}).get(_BESIDE, "{}"))
+        weights = {name: file.get_tensor(name) for name in file.keys()}
+    return {"model": weights, **beside}
 
 
 def _load_arrays(path: Path) -> Any:

@@ -8,10 +8,12 @@ import os
 import pytest
 import torch
 import yaml
+from detectron2.modeling import build_model
 
 from kgdet_d2 import schema as schemas
 from kgdet_d2.checkpoint.checkpointer import FashionCheckpointer, config_of, describe, load_model
 from kgdet_d2.checkpoint.convert import RELEASE_CONFIG, to_release
+from kgdet_d2.cli import main
 from kgdet_d2.config import load_config
 from kgdet_d2.modeling.meta_arch import KGDet
 from kgdet_d2.schema import DEEPFASHION2, FLD, KeypointSchema, get_schema, register_schema
@@ -71,6 +73,21 @@ def test_a_checkpoint_says_what_model_it_is_of(tmp_path):
     assert not loaded.training
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("system", ["kgdet_tiny", "kgdet_plus_tiny_scratch", "match_rcnn_tiny", "fcos_tiny"])
+def test_as_safetensors_and_back(tmp_path, system):
+    """The model alone, without what training needs, and what it says of itself."""
+    cfg = load_config(f"configs/sample/{system}.yaml", CPU)
+    model = build_model(cfg)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    FashionCheckpointer(model, str(tmp_path), cfg=cfg, optimizer=optimizer).save("model")
+    for source, target in [("model.pth", "a.safetensors"), ("a.safetensors", "b.pth")]:
+        assert main(["convert", str(tmp_path / source), str(tmp_path / target)]) == 0
+        loaded = load_model(config_of(tmp_path / target, CPU))
+        for name, weight in model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], weight), name
+    assert torch.load(tmp_path / "b.pth", weights_only=True).keys() == {"model", "kgdet_d2"}
 
 
 def test_it_brings_landmarks_that_are_not_known(tmp_path):

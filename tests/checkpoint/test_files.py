@@ -6,8 +6,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from kgdet_d2.checkpoint.files import check_finite, read_arrays, read_checkpoint
+from kgdet_d2.checkpoint.files import check_finite, read_arrays, read_checkpoint, write_weights
 
 
 class Writes:
@@ -75,6 +76,43 @@ def test_a_file_that_is_cut_off(tmp_path, share):
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match="got a file that is cut off"):
+        read_checkpoint(file)
+
+
+def test_safetensors_there_and_back(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    weights = {
+        "w": torch.arange(6.0).view(2, 3).T,
+        "half": torch.ones(2).bfloat16(),
+        "none": torch.ones(0),
+    }
+    write_weights(file, {"model": weights, "kgdet_d2": {"config": "a: 1\n", "schema": "{}"}, "n": [1, None]})
+    found = read_checkpoint(file)
+    assert found["kgdet_d2"] == {"config": "a: 1\n", "schema": "{}"} and found["n"] == [1, None]
+    assert found["model"].keys() == weights.keys()
+    for name, weight in weights.items():
+        assert found["model"][name].dtype == weight.dtype and torch.equal(found["model"][name], weight)
+    save_file({"w": torch.ones(2)}, file, {"format": "pt"})
+    assert read_checkpoint(file).keys() == {"model"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"[" * 100_000,
+        b'{"w": {"dtype": "F32", "shape": [1000000000000], "data_offsets": [0, 4000000000000]}}',
+        b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
+        b'{"__metadata__": {"kgdet_d2": "' + b"[" * 100_000 + b'"}}',
+        b'{"__metadata__": {"kgdet_d2": "[1]"}}',
+    ],
+)
+def test_damaged_and_hostile_safetensors(tmp_path, header):
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(
+        ValueError, match=r"weights\.safetensors: expected safetensors, got a file that is no such"
+    ):
         read_checkpoint(file)
 
 
