@@ -43,7 +43,9 @@ COMMANDS = {
         "write data and predictions for COCO, CVAT, FiftyOne, Label Studio",
     ),
     "analyze": Command("kgdet_d2.complexity", "count a model's parameters and multiply-adds"),
-    "convert": Command("kgdet_d2.checkpoint.convert", "convert the released KGDet's weights, or write safetensors"),
+    "convert": Command(
+        "kgdet_d2.checkpoint.convert", "convert the released KGDet's weights, or write safetensors"
+    ),
     "fetch-backbone": Command("kgdet_d2.checkpoint.fetch", "fetch ImageNet weights of a small backbone"),
     "compare": Command("kgdet_d2.engine.compare", "train several systems alike and tabulate them"),
     "cross-validate": Command(
