@@ -21,6 +21,7 @@ from kgdet_d2.data.mapper import FashionDatasetMapper
 from kgdet_d2.data.stream import TrainStream
 from kgdet_d2.structures.annotations import item_ids
 from kgdet_d2.utils.catalog import check_mirroring
+from kgdet_d2.utils.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class TestPhotos(Sized, Iterable[list[dict]]):
             num_workers=num_workers,
             collate_fn=_join,
         )
+        self._loader.worker_init_fn = end_with_parent
 
     def __len__(self) -> int:
         """Return the number of images, unusable ones included."""

@@ -6,10 +6,7 @@ any number of worker processes, and decodes nothing to get there.
 """
 
 import logging
-import os
 import random
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -21,6 +18,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from kgdet_d2.data.images import UNUSABLE_PHOTO, PhotoError
+from kgdet_d2.utils.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +78,7 @@ class TrainStream(Iterable[list[dict]]):
             num_workers=self.num_workers,
             prefetch_factor=max(1, 2 // self.batch_size) if self.num_workers else None,
             collate_fn=trivial_batch_collator,
-            worker_init_fn=_end_with_the_training,
+            worker_init_fn=end_with_parent,
             generator=torch.Generator(),  # or it would draw from the one that the model draws from
         )
         for batch in loader:
@@ -97,21 +95,6 @@ class TrainStream(Iterable[list[dict]]):
             if len(batch) == self.batch_size:
                 yield batch
                 waiting[group] = []
-
-
-def _end_with_the_training(worker: int) -> None:
-    """End this worker when the process that trains is gone, be it killed.
-
-    PyTorch's own watch does not end one that has a batch to hand over: the other workers keep its pipe open.
-    """
-    training = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == training:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Mapped(Dataset):

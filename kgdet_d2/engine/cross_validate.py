@@ -25,6 +25,7 @@ from kgdet_d2.structures.predictions import Predictions
 from kgdet_d2.utils.catalog import check_schema_of_datasets, schema_of_config, schema_of_dataset
 from kgdet_d2.utils.command import at_least, command_parser, exit_status
 from kgdet_d2.utils.io import atomic_write
+from kgdet_d2.utils.processes import end_with_parent
 
 DESCRIPTION = """Train on parts of a dataset, and evaluate on the photos left out.
 
@@ -159,6 +160,7 @@ def _train_in_process(fold: Fold, args: argparse.Namespace) -> None:
 
 def _train(fold: Fold, args: argparse.Namespace) -> None:
     """Train and evaluate a fold, and exit."""
+    end_with_parent()
     words = ["--config-file", args.config_file, "--num-gpus", str(args.num_gpus), *args.opts]
     words += ["DATASETS.TRAIN", f"('{fold.learnt}',)", "DATASETS.TEST", str((fold.left_out, fold.learnt))]
     train_args = trainer.make_parser().parse_args([*words, "OUTPUT_DIR", str(fold.folder)])
