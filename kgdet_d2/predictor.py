@@ -17,6 +17,7 @@ from kgdet_d2.export.compare import Difference
 from kgdet_d2.export.exporter import export_model
 from kgdet_d2.export.options import ExportOptions
 from kgdet_d2.garments import Garments
+from kgdet_d2.hub import Results, find_pretrained, write_pretrained
 from kgdet_d2.modeling import optimize_for_inference
 from kgdet_d2.synthetic import generate_photo
 from kgdet_d2.utils.catalog import schema_of_config
@@ -106,6 +107,44 @@ class FashionPredictor:
     def from_config(cls, cfg: CfgNode, *, score_threshold: float = 0.5) -> "FashionPredictor":
         """Load the config's model, with MODEL.WEIGHTS; as ``MODEL.INFERENCE`` has it."""
         return cls(optimize_for_inference(load_model(cfg), cfg), cfg, score_threshold=score_threshold)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: str | None = None,
+        score_threshold: float = 0.5,
+        revision: str | None = None,
+        opts: Sequence[str] = (),
+    ) -> "FashionPredictor":
+        """Load a model from a folder of :meth:`save_pretrained`, or from the Hugging Face Hub.
+
+        Args:
+            name: the folder, or the Hub's "namespace/name"; with ``HF_HUB_OFFLINE=1`` in the environment one
+                that was fetched before.
+            device: see :meth:`from_checkpoint`.
+            score_threshold: see there.
+            revision: on the Hub, a branch, tag or commit.
+            opts: KEY VALUE overrides.
+
+        Raises:
+            OSError, ImportError: see :func:`kgdet_d2.hub.find_pretrained`.
+            ValueError: see :meth:`from_checkpoint`.
+        """
+        return cls.from_checkpoint(find_pretrained(name, revision), device, score_threshold, opts=opts)
+
+    def save_pretrained(self, folder: str | Path, results: Results | None = None) -> None:
+        """Write the model in the Hub's form: safetensors, config, landmarks and a model card.
+
+        Args:
+            folder: to upload, or for :meth:`from_pretrained`.
+            results: measured scores, dataset -> name -> value, for the card.
+
+        Raises:
+            ValueError, ImportError: see :func:`kgdet_d2.hub.write_pretrained`.
+            OSError: the folder cannot be written.
+        """
+        write_pretrained(Path(folder), self.model, self.cfg, results or {})
 
     @overload
     def __call__(self, photos: Photo) -> Garments: ...

@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "figure_page": {"visualizer", "structures", "schema", "utils"},
     "garments": {"visualizer", "data", "structures", "schema", "utils"},
     "export": {"modeling", "layers", "geometry", "schema", "utils"},
+    "hub": {"checkpoint", "config", "schema", "utils"},
     "predictor": {
+        "hub",
         "export",
         "garments",
         "checkpoint",
