@@ -17,7 +17,8 @@ _RUNNING = ("loss_normalizer",)  # attributes of Detectron2's dense detectors, a
 class MetricsHook(HookBase):
     """Carry the metrics over: the values that the next medians are made of, and the lines that are written.
 
-    Lines of iterations that are run again are removed from the file, and so is one that is cut off.
+    Lines that were written after the checkpoint are removed from the file, whatever their iteration: a training
+    that is interrupted writes what it has, between the lines of one that is not.
 
     Args:
         path: of the file.
@@ -28,21 +29,27 @@ class MetricsHook(HookBase):
         self._path = Path(path)
         self._writer = writer
         self._values: list[tuple[str, float, int, bool]] = []
+        self._size: int | None = None  # of the file, bytes
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the last values of each metric: name, value, iteration, and whether medians are written."""
+        """Return the file's size in bytes and the last ``values`` of each metric.
+
+        Of each its name, value, iteration, and whether medians are written.
+        """
         storage = self.trainer.storage
         return {
+            "size": self._path.stat().st_size if self._path.is_file() else 0,
             "values": [
                 (name, value, iteration, storage.smoothing_hints()[name])
                 for name, history in storage.histories().items()
                 for value, iteration in history.values()[-_WINDOW:]
-            ]
+            ],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self._values = state_dict["values"]
+        self._size = state_dict.get("size")  # earlier checkpoints have none
 
     def before_train(self) -> None:
         """Put the values back, and cut the file."""
@@ -52,15 +59,16 @@ class MetricsHook(HookBase):
             storage.put_scalar(name, value, smoothing_hint=smoothed)
         storage.iter = start
         if self._writer:
-            self._writer._last_write = cut_lines(self._path, start)
+            self._writer._last_write = cut_lines(self._path, start, self._size)
 
 
-def cut_lines(path: Path, iteration: int) -> int:
-    """Remove the lines of an iteration and of all after it, and return the last one that is left, or -1.
+def cut_lines(path: Path, iteration: int, size: int | None = None) -> int:
+    """Remove the lines of an iteration and all that follow, and return the last iteration left, or -1.
 
     Args:
         path: a file of JSON objects, one a line, each with its ``iteration``; it may be missing.
         iteration: the first one that goes.
+        size: bytes that stay at most; None: any.
     """
     if not path.is_file():
         return -1
@@ -71,7 +79,11 @@ def cut_lines(path: Path, iteration: int) -> int:
                 found = json.loads(line)["iteration"]
             except (ValueError, KeyError, TypeError):
                 break  # cut off, when the process was killed
-            if found >= iteration or not line.endswith(b"\n"):
+            if (
+                found >= iteration
+                or not line.endswith(b"\n")
+                or (size is not None and kept + len(line) > size)
+            ):
                 break
             last, kept = max(last, found), kept + len(line)
     os.truncate(path, kept)

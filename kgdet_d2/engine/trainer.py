@@ -45,6 +45,7 @@ from kgdet_d2.evaluation import FashionEvaluator, RetrievalEvaluator
 from kgdet_d2.modeling import optimize_for_inference
 from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN
 from kgdet_d2.utils.catalog import check_mirroring, check_schema_of_datasets, schema_of_config
+from kgdet_d2.utils.processes import end_with_parent
 
 DESCRIPTION = """Train a model, or evaluate one with --eval-only.
 
@@ -308,6 +309,12 @@ def main(args: argparse.Namespace) -> dict:
     return trainer.train()
 
 
+def _main_of_a_launched_process(args: argparse.Namespace) -> dict:
+    """Run :func:`main`, and not on where the process that launched all of them is killed."""
+    end_with_parent()
+    return main(args)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of ``kgdet train``: Detectron2's, --weights and --overwrite."""
     parser = default_argument_parser(EXAMPLES)
@@ -326,7 +333,7 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Run :func:`main` in as many processes as there are GPUs."""
     launch(
-        main,
+        main if args.num_gpus < 2 else _main_of_a_launched_process,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,

@@ -41,8 +41,11 @@ def datasets_root(tmp_path_factory):
     return root
 
 
-def arguments(system, output, *opts, workers=0):
+def arguments(system, output, *opts, workers=0, processes=1):
     words = ["--config-file", f"configs/sample/{system}.yaml", "--num-gpus", "0"]
+    if processes > 1:  # by gloo
+        words[-1:] = [str(processes), "--dist-url", "auto"]
+        opts = ["MODEL.DEVICE", "cpu", *opts]
     flags = [word for word in opts if word.startswith("--")]
     opts = [word for word in opts if not word.startswith("--")]
     return [*words, *flags, *QUICK, "OUTPUT_DIR", str(output), "DATALOADER.NUM_WORKERS", str(workers), *opts]
@@ -72,6 +75,7 @@ def assert_same(first, second):
     for checkpoint in loaded:
         checkpoint["kgdet_d2"].pop("config")  # names the output folder
         history = checkpoint["trainer"]["hooks"]["MetricsHook"]
+        history.pop("size")  # of lines with times
         history["values"] = [value for value in history["values"] if value[0] not in TIMES]
     leaves = [dict(tensors(checkpoint)) for checkpoint in loaded]
     assert leaves[0].keys() == leaves[1].keys() and len(leaves[0]) > 100
@@ -84,18 +88,21 @@ class Stopped(BaseException):
     """No error that anything in the training would handle."""
 
 
-@pytest.mark.parametrize("system", ["kgdet_plus_tiny_scratch", "retinanet_tiny"])
+@pytest.mark.parametrize(("system", "iteration"), [("kgdet_plus_tiny_scratch", 3), ("retinanet_tiny", 4)])
 def test_a_training_that_was_stopped_ends_as_one_that_was_not(
-    system, datasets_root, restored_loggers, tmp_path, monkeypatch
+    system, iteration, datasets_root, restored_loggers, tmp_path, monkeypatch
 ):
-    """Stopped after the evaluation that follows a checkpoint's iteration, and with a line cut in two."""
+    """Stopped after the evaluation that follows a checkpoint's iteration, and with a line cut in two.
+
+    What it has measured until then it writes when it is stopped; one that is not writes other lines.
+    """
     register_all(datasets_root)
     parse = trainer.make_parser().parse_args
     main(parse(arguments(system, tmp_path / "whole")))
     step, run = Trainer.run_step, tmp_path / "stopped"
 
     def stop(self):
-        if self.iter == 4:
+        if self.iter == iteration:
             raise Stopped
         step(self)
 
@@ -121,29 +128,37 @@ def test_a_training_that_ended_is_evaluated_again(datasets_root, restored_logger
     np.testing.assert_equal(metrics(tmp_path), before)
 
 
-def processes_of(output):
-    """The processes whose command names a folder."""
+def processes_of(group):
+    """The processes of a group that run."""
     found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+    for file in Path("/proc").glob("[0-9]*/stat"):
         try:
-            if str(output).encode() in file.read_bytes():
-                found.append(file.parent.name)
+            state, _, its_group, *_ = file.read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it has ended
+        if int(its_group) == group and state != "Z":
+            found.append(file.parent.name)
     return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 0)])
 @pytest.mark.parametrize("system", [*SYSTEMS, "match_rcnn_tiny_matching"])
-def test_kill_and_resume(system, workers, datasets_root, tmp_path):
+def test_kill_and_resume(system, processes, workers, datasets_root, tmp_path):
     """By SIGKILL, at a moment after the first checkpoint."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(datasets_root)}
     opts = ["MODEL.WEIGHTS", ""] if "matching" in system else []
 
     def start(output, *more):
-        command = [sys.executable, "train_net.py", *arguments(system, output, *more, *opts, workers=workers)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        words = arguments(system, output, *more, *opts, workers=workers, processes=processes)
+        command = [sys.executable, "train_net.py", *words]
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     whole = start(tmp_path / "whole")
     assert whole.wait() == 0, whole.stderr.read()
@@ -151,12 +166,12 @@ def test_kill_and_resume(system, workers, datasets_root, tmp_path):
     while not (tmp_path / "killed" / "last_checkpoint").is_file():
         time.sleep(0.01)
         assert killed.poll() is None, killed.stderr.read()
-    time.sleep(float(np.random.default_rng([workers, len(system)]).uniform(0, 1)))
+    time.sleep(float(np.random.default_rng([processes, workers, len(system)]).uniform(0, 1)))
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     deadline = time.monotonic() + 60
-    while processes_of(tmp_path / "killed"):
-        assert time.monotonic() < deadline, "the workers outlive the training"
+    while processes_of(killed.pid):
+        assert time.monotonic() < deadline, "processes outlive the training"
         time.sleep(0.2)
     resumed = start(tmp_path / "killed", "--resume")
     assert resumed.wait() == 0, resumed.stderr.read()
@@ -189,6 +204,16 @@ def test_lines_that_are_written_again_are_cut(tmp_path, content, start, kept, la
     file.write_bytes(content)
     assert cut_lines(file, start) == last
     assert file.read_bytes() == kept
+
+
+def test_lines_after_the_checkpoint_are_cut(tmp_path):
+    file = tmp_path / "metrics.json"
+    file.write_bytes(lines(19, 25))
+    assert cut_lines(file, 30, size=len(lines(19))) == 19
+    assert cut_lines(file, 30, size=10**6) == 19
+    assert file.read_bytes() == lines(19)
+    assert cut_lines(file, 30, size=0) == -1
+    assert file.read_bytes() == b""
 
 
 def test_no_metrics_yet(tmp_path):
