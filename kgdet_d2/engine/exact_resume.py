@@ -17,8 +17,8 @@ _RUNNING = ("loss_normalizer",)  # attributes of Detectron2's dense detectors, a
 class MetricsHook(HookBase):
     """Carry the metrics over: the values that the next medians are made of, and the lines that are written.
 
-    Lines that were written after the checkpoint are removed from the file, whatever their iteration: a training
-    that is interrupted writes what it has, between the lines of one that is not.
+    Lines that were written after the checkpoint are removed from the file, whatever their iteration: a
+    training that is interrupted writes what it has, between the lines of one that is not.
 
     Args:
         path: of the file.
@@ -79,11 +79,8 @@ def cut_lines(path: Path, iteration: int, size: int | None = None) -> int:
                 found = json.loads(line)["iteration"]
             except (ValueError, KeyError, TypeError):
                 break  # cut off, when the process was killed
-            if (
-                found >= iteration
-                or not line.endswith(b"\n")
-                or (size is not None and kept + len(line) > size)
-            ):
+            whole = line.endswith(b"\n") and (size is None or kept + len(line) <= size)
+            if found >= iteration or not whole:
                 break
             last, kept = max(last, found), kept + len(line)
     os.truncate(path, kept)
