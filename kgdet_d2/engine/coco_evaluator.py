@@ -7,7 +7,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.structures import Instances
 
 from kgdet_d2.data.coco_json import offer_coco_json
-from kgdet_d2.utils.catalog import schema_of_dataset
+from kgdet_d2.evaluation import load_ground_truth
 
 
 def build_coco_evaluator(
@@ -20,8 +20,11 @@ def build_coco_evaluator(
         kpt_oks_sigmas: K sigmas over the global slots; none: the dataset's own.
         keypoint_scores: the model's landmarks have scores of their own, see :class:`ScoredApart`.
         output_dir: the folder for its files.
+
+    Raises:
+        ValueError: see :func:`load_ground_truth`.
     """
-    sigmas = list(kpt_oks_sigmas) or list(schema_of_dataset(dataset_name).sigmas)
+    sigmas = list(load_ground_truth(dataset_name, kpt_oks_sigmas).schema.sigmas)
     offer_coco_json(dataset_name)
     if not keypoint_scores:
         return COCOEvaluator(dataset_name, output_dir=output_dir, kpt_oks_sigmas=sigmas)

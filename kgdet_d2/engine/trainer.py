@@ -110,7 +110,12 @@ class Trainer(DefaultTrainer):
             return build_coco_evaluator(
                 dataset_name, kpt_oks_sigmas=sigmas, keypoint_scores=has_own, output_dir=folder
             )
-        return FashionEvaluator(dataset_name, kpt_oks_sigmas=sigmas, output_dir=folder)
+        return FashionEvaluator(
+            dataset_name,
+            kpt_oks_sigmas=sigmas,
+            output_dir=folder,
+            compact_predictions=cfg.TEST.COMPACT_PREDICTIONS,
+        )
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
