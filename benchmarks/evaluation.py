@@ -164,6 +164,7 @@ def random_instances(rng: np.random.Generator, record: dict, count: int) -> Inst
     classes = np.where(right, classes, rng.choice(len(FREQUENCY), count, p=FREQUENCY))
     size = boxes[matched, 2:] - boxes[matched, :2]
     pred_boxes = boxes[matched] + rng.normal(0, 0.3, (count, 4)) * np.tile(error[:, None] * size, 2)
+    pred_boxes = np.sort(pred_boxes.reshape(count, 2, 2), axis=1).reshape(count, 4)
     keypoints = rng.random((count, SCHEMA.num_keypoints, 2), np.float32)
     keypoints = keypoints * size[:, None] + boxes[matched, None, :2]
     for row in np.flatnonzero(right):

@@ -15,6 +15,7 @@ from kgdet_d2.utils.modules import import_modules
 # Allowed words of a key.
 CHOICES = {
     "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
+    "TEST.EVALUATOR": ("fashion", "coco"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "MODEL.LOSS_NORMALIZER": ("global", "local"),
     "MODEL.INFERENCE.PRECISION": ("float32", "bfloat16", "float16"),
@@ -324,6 +325,11 @@ def _add_inference_keys(cfg: CfgNode) -> None:
     inference.COMPILE = False
     # On CPU, with glibc: memory that tensors free stays with the process, for all that runs in it.
     inference.KEEP_MEMORY = False
+    # "fashion", kgdet_d2's own evaluation, or "coco", Detectron2's COCOEvaluator, with the same OKS sigmas:
+    # the same AP from some 4 GB of memory for 1,000 photos of 100 detections, without predictions.npz.
+    cfg.TEST.EVALUATOR = "fashion"
+    # Write predictions.npz a third as large: landmarks in float16, those of a detection's class alone.
+    cfg.TEST.COMPACT_PREDICTIONS = False
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from kgdet_d2.data.coco_json import offer_coco_json
 from kgdet_d2.data.dataset import FashionDataset
 from kgdet_d2.schema import DEEPFASHION2, FLD, KeypointSchema, load_schema
 from kgdet_d2.structures.annotations import AnnotationTable
@@ -95,7 +96,7 @@ def register_fashion(
 
     ``DatasetCatalog.get(name)`` gives a :class:`FashionDataset`; the metadata holds
     ``thing_classes``, ``keypoint_schema`` and, over the schema's global slots, ``keypoint_names`` and
-    ``keypoint_flip_map``.
+    ``keypoint_flip_map``; and what Detectron2's ``COCOEvaluator`` needs, see :func:`offer_coco_json`.
 
     Args:
         name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``; not in use yet.
@@ -122,6 +123,7 @@ def register_fashion(
         annotation_file=str(annotation_file),
         evaluator_type="fashion",
     )
+    offer_coco_json(name)
 
 
 def register_all(root: str | Path) -> None:

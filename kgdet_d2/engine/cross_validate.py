@@ -17,6 +17,7 @@ from tabulate import tabulate
 from kgdet_d2.config import check_weights, load_config
 from kgdet_d2.data import fashion_dataset
 from kgdet_d2.engine import trainer
+from kgdet_d2.engine.run_config import find_oks_sigmas
 from kgdet_d2.evaluation import load_ground_truth
 from kgdet_d2.evaluation.average_precision import average_precisions
 from kgdet_d2.evaluation.report import report_json
@@ -71,8 +72,9 @@ class Fold:
         return f"{self.dataset}_fold{self.number}_learnt"
 
     def register(self) -> None:
-        """Register both datasets, with the metadata of the whole."""
+        """Register both datasets, with the metadata of the whole but for its COCO file."""
         metadata = MetadataCatalog.get(self.dataset).as_dict()
+        metadata.pop("json_file", None)
         others = sorted(set(range(len(fashion_dataset(self.dataset)))) - set(self.rows))
         for name, rows in ((self.left_out, self.rows), (self.learnt, others)):
             DatasetCatalog.register(name, lambda rows=rows: self._records(rows))
@@ -88,10 +90,14 @@ class Fold:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
 
+    def predictions(self, name: str) -> Path:
+        """Return the file of predictions on one of the fold's datasets."""
+        return self.folder / "inference" / name / "predictions.npz"
+
     def scores(self, name: str) -> tuple[Predictions, dict[str, dict[str, float]]]:
         """Return the predictions of the fold's model on one of its datasets, and their scores."""
-        truth = load_ground_truth(name)
-        file = self.folder / "inference" / name / "predictions.npz"
+        file = self.predictions(name)
+        truth = load_ground_truth(name, find_oks_sigmas(None, file)[0])
         predictions = Predictions.load(file, truth.schema)
         return predictions, summaries(truth, predictions)
 
@@ -163,6 +169,7 @@ def _train(fold: Fold, args: argparse.Namespace) -> None:
     end_with_parent()
     words = ["--config-file", args.config_file, "--num-gpus", str(args.num_gpus), *args.opts]
     words += ["DATASETS.TRAIN", f"('{fold.learnt}',)", "DATASETS.TEST", str((fold.left_out, fold.learnt))]
+    words += ["TEST.EVALUATOR", "fashion"]  # which leaves the predictions
     train_args = trainer.make_parser().parse_args([*words, "OUTPUT_DIR", str(fold.folder)])
 
     def train() -> None:
@@ -184,7 +191,7 @@ def cross_validation(dataset: str, folds: Sequence[Fold]) -> tuple[dict, Predict
         ``dataset``; of each of ``folds`` its ``photos``, and scores of those ``left_out`` and ``learnt``; and
         the scores ``left_out`` of all photos together.
     """
-    truth = load_ground_truth(dataset)
+    truth = load_ground_truth(dataset, find_oks_sigmas(None, folds[0].predictions(folds[0].left_out))[0])
     parts, rows = [], []
     for fold in folds:
         fold.register()

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kgdet_d2.engine.evaluate import counts, landmark_error, load, report_parser, write_errors, write_report
+from kgdet_d2.engine.evaluate import landmark_error, load, report_parser, subject, write_errors, write_report
 from kgdet_d2.evaluation.matching import BoxMatcher
 from kgdet_d2.evaluation.oracle import matched_summary, oracle_scores
 from kgdet_d2.evaluation.report import error_report, markdown
@@ -42,13 +42,11 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError, FileNotFoundError: see :func:`load`.
     """
-    truth, predictions = load(args.dataset, args.predictions)
+    truth, predictions = load(args.dataset, args.predictions, args.config_file)
     overlaps = BoxMatcher(truth, predictions)
     errors = find_errors(overlaps)
     report = {
-        "dataset": args.dataset,
-        "predictions": str(args.predictions),
-        **counts(truth, predictions),
+        **subject(args, truth, predictions),
         "errors": error_report(errors, score_threshold=args.score_threshold),
     }
     if predictions.has_keypoints:

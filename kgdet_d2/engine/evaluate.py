@@ -1,15 +1,16 @@
 """The command ``kgdet evaluate``: scores of stored predictions, without the model."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
 
+from kgdet_d2.engine.run_config import find_oks_sigmas
 from kgdet_d2.evaluation import AnnotationTable, load_ground_truth, plots
 from kgdet_d2.evaluation.average_precision import average_precisions
-from kgdet_d2.evaluation.box_form import warn_of_box_form
+from kgdet_d2.evaluation.box_form import check_box_form
 from kgdet_d2.evaluation.by_attribute import attribute_values, subset_scores
 from kgdet_d2.evaluation.keypoint_error import keypoint_errors
 from kgdet_d2.evaluation.matching import BoxMatcher
@@ -21,7 +22,7 @@ from kgdet_d2.evaluation.report import (
     report_json,
 )
 from kgdet_d2.evaluation.tide import DetectionErrors, find_errors
-from kgdet_d2.structures.coco_results import load_coco_results
+from kgdet_d2.structures.coco_results import index_of_result, load_coco_results
 from kgdet_d2.structures.predictions import Predictions
 from kgdet_d2.utils.command import command_parser
 from kgdet_d2.utils.io import atomic_write, write_json_array
@@ -33,12 +34,12 @@ DESCRIPTION = """Evaluate stored predictions again, without the model.
 
 "kgdet train --eval-only" leaves the predictions in OUTPUT_DIR/inference. A file that ends in .json holds COCO
 results, of any tool. Always printed are box AP, landmark AP (visible and occluded landmarks; visible ones
-only), both by class, with the dataset's own OKS sigmas, and the landmarks' normalised error (NE) and PCK; of
-a model of boxes alone, box AP. Further:
+only), both by class, and the landmarks' normalised error (NE) and PCK; of a model of boxes alone, box AP.
+OKS has TEST.KEYPOINT_OKS_SIGMAS of --config-file, otherwise of OUTPUT_DIR/config.yaml where the predictions
+lie in OUTPUT_DIR/inference/<dataset>, otherwise the dataset's own sigmas. Further:
 
     --subsets             AP by scale, occlusion, zoom_in, viewpoint, source (DeepFashion2) and
-                          variation_type (FLD), whichever the dataset has, or by the attributes named;
-                          DeepFashion2's fourteen values take some six times as long as AP itself
+                          variation_type (FLD), whichever the dataset has, or by the attributes named
     --errors              TIDE's errors, confusion between classes, garments that were missed
     --output DIR          evaluation.md and evaluation.json, figures, and with --errors errors.csv, a line for
                           each wrong detection and each garment that was missed
@@ -73,6 +74,9 @@ def report_parser(description: str, **output: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--dataset", required=True, metavar="NAME", help="the registered one they are of")
     parser.add_argument(
+        "--config-file", metavar="YAML", help="of the model that predicted; default: that of the run's folder"
+    )
+    parser.add_argument(
         "--score-threshold",
         type=float,
         default=0.3,
@@ -90,14 +94,12 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError, FileNotFoundError: see :func:`load`; or an attribute that the dataset lacks.
     """
-    truth, predictions = load(args.dataset, args.predictions)
+    truth, predictions = load(args.dataset, args.predictions, args.config_file)
     subsets = None if args.subsets is None else attribute_values(truth, args.subsets or None)
     curves = {task: whole for task, (whole,) in average_precisions(truth, predictions).items()}
     overlaps = BoxMatcher(truth, predictions)
     report = {
-        "dataset": args.dataset,
-        "predictions": str(args.predictions),
-        **counts(truth, predictions),
+        **subject(args, truth, predictions),
         "scores": {task: result.summary() for task, result in curves.items()},
     }
     if predictions.has_keypoints:
@@ -119,40 +121,58 @@ def run(args: argparse.Namespace) -> None:
             write_json_array(file, predictions.coco_results())
 
 
-def load(dataset: str, path: Path) -> tuple[AnnotationTable, Predictions]:
+def load(dataset: str, path: Path, config_file: str | None = None) -> tuple[AnnotationTable, Predictions]:
     """Load the ground truth of a registered dataset, and predictions on its photos.
 
     Args:
         dataset: its name.
         path: COCO results where it ends in ``.json``, see :func:`load_coco_results`; otherwise what
-            :meth:`Predictions.save` wrote. Boxes that look as if they were not of the file's form give a
-            warning, see :func:`warn_of_box_form`.
+            :meth:`Predictions.save` wrote.
+        config_file: the ground truth's schema gets the sigmas of :func:`find_oks_sigmas`.
 
     Raises:
-        FileNotFoundError: there is no such predictions file.
+        FileNotFoundError: there is no such predictions file or config file.
         ValueError: the dataset is not registered or has no schema, the predictions are damaged or of another
-            schema, or they are of a photo that the dataset does not have.
+            schema, they are of a photo that the dataset does not have, or look as if their boxes were of
+            another form than the file's, see :func:`check_box_form`; or the sigmas do not fit.
     """
-    truth = load_ground_truth(dataset)
-    if path.suffix.lower() == ".json":
-        predictions, form = load_coco_results(path, truth), BoxMode.XYWH_ABS
-    else:
-        predictions, form = Predictions.load(path, truth.schema), BoxMode.XYXY_ABS
+    sigmas, _ = find_oks_sigmas(config_file, path)
+    truth = load_ground_truth(dataset, sigmas)
+    is_json = path.suffix.lower() == ".json"
+    predictions = load_coco_results(path, truth) if is_json else Predictions.load(path, truth.schema)
     unknown = np.setdiff1d(predictions.image_id, truth.image_id)
     if len(unknown):
         raise ValueError(
             f"{path}: expected predictions of photos of dataset {dataset!r}, got {len(unknown)} of other "
             f"photos, such as image {unknown[0]}"
         )
-    warn_of_box_form(truth, predictions, form, path)
+    if is_json:
+        check_box_form(truth, predictions, partial(_entry, predictions, path))
     return truth, predictions
 
 
-def counts(truth: AnnotationTable, predictions: Predictions) -> dict:
-    """Count photos, detections, and garments by class."""
+def _entry(predictions: Predictions, path: Path, row: int) -> str:
+    """Return how COCO results name a detection, given its row."""
+    image = predictions.detection_image[row]
+    number = row - int(predictions.detection_offsets[image])
+    return f"{path}: [{index_of_result(path, int(predictions.image_id[image]), number)}]"
+
+
+def subject(args: argparse.Namespace, truth: AnnotationTable, predictions: Predictions) -> dict:
+    """Return the beginning of a report: the names of what is compared, the sigmas' file, and the counts.
+
+    Args:
+        args: of :func:`report_parser`.
+        truth: the ground truth.
+        predictions: on its photos.
+    """
+    sigmas, source = find_oks_sigmas(args.config_file, args.predictions)
     names = truth.schema.class_names
     garments = np.bincount(truth.category_id[~truth.iscrowd], minlength=len(names))
     return {
+        "dataset": args.dataset,
+        "predictions": str(args.predictions),
+        **({"oks_sigmas": source} if sigmas else {}),
         "photos": len(truth),
         "photos_predicted": len(predictions),
         "detections": predictions.num_detections,

@@ -16,7 +16,12 @@ from detectron2.engine import (
     launch,
 )
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, verify_results
+from detectron2.evaluation import (
+    DatasetEvaluator,
+    DatasetEvaluators,
+    inference_on_dataset,
+    verify_results,
+)
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter
 from detectron2.utils.logger import setup_logger
@@ -35,6 +40,7 @@ from kgdet_d2.data import (
     fashion_dataset,
 )
 from kgdet_d2.data.stream import TrainStream, seed_all
+from kgdet_d2.engine.coco_evaluator import build_coco_evaluator
 from kgdet_d2.engine.ema import EMAHook
 from kgdet_d2.engine.exact_resume import MetricsHook, RunningValuesHook
 from kgdet_d2.engine.hooks import check_losses
@@ -96,9 +102,21 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Build the evaluator of a test dataset; its predictions go to OUTPUT_DIR/inference/<dataset>."""
+        """Build ``TEST.EVALUATOR`` of a test dataset; predictions go to OUTPUT_DIR/inference/<dataset>."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return FashionEvaluator(dataset_name, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS, output_dir=folder)
+        sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+        if cfg.TEST.EVALUATOR == "coco":
+            refiner = cfg.MODEL.KGDET.REFINER
+            has_own = refiner.ENABLED and refiner.QUALITY_WEIGHT > 0
+            return build_coco_evaluator(
+                dataset_name, kpt_oks_sigmas=sigmas, keypoint_scores=has_own, output_dir=folder
+            )
+        return FashionEvaluator(
+            dataset_name,
+            kpt_oks_sigmas=sigmas,
+            output_dir=folder,
+            compact_predictions=cfg.TEST.COMPACT_PREDICTIONS,
+        )
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ from kgdet_d2.evaluation.similarity import (
     Similarity,
     pairs_by_class,
 )
+from kgdet_d2.evaluation.subset_curves import SubsetCurves
 from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
 from kgdet_d2.utils.check import check
@@ -40,6 +41,11 @@ class Subset:
 
     garments: np.ndarray | None = None
     images: np.ndarray | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all garments count and all images exist."""
+        return self.garments is None and self.images is None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,21 +135,19 @@ def keypoint_average_precision(
     predictions: Predictions,
     *,
     visible_only: bool,
-    sigmas: Sequence[float] | None = None,
     areas: Sequence[str] = ("all", "medium", "large"),
     subsets: Sequence[Subset] = (Subset(),),
     backend: str = "faster-coco-eval",
 ) -> list[AveragePrecision]:
     """Compute the AP of landmarks, ranked by their own scores where they have some.
 
-    OKS has the variance (2 sigma)^2 and the box's area; at most 20 detections of a class in an image count.
-    A garment without a counted landmark is ignored.
+    OKS has the variance (2 sigma)^2, of the ground truth's schema, and the box's area. At most 20 detections
+    of a class in an image count. A garment without a counted landmark is ignored.
 
     Args:
         ground_truth: N images with G garments.
         predictions: of the same schema. Images that were not predicted count as missed.
         visible_only: count landmarks with v = 2; otherwise those with v = 1 too.
-        sigmas: K, over the global slots; None: the schema's.
         areas: some of ``AREAS``, "all" first. Fewer are faster.
         subsets: the parts to compute scores for; OKS is computed once for all.
         backend: one of ``BACKENDS``.
@@ -154,12 +158,11 @@ def keypoint_average_precision(
     Raises:
         ValueError: an image that was predicted is not in the ground truth.
     """
-    sigmas = ground_truth.schema.sigmas if sigmas is None else sigmas
     predictions = predictions.ranked_by_keypoints()
     return _by_class(
         ground_truth,
         predictions,
-        ObjectKeypointSimilarity(ground_truth, predictions, sigmas=sigmas, visible_only=visible_only),
+        ObjectKeypointSimilarity(ground_truth, predictions, visible_only=visible_only),
         ignored=ground_truth.iscrowd | (ground_truth.num_labelled(visible_only=visible_only) == 0),
         limits=[_MAX_KEYPOINT_DETECTIONS],
         areas=areas,
@@ -172,7 +175,6 @@ def average_precisions(
     ground_truth: AnnotationTable,
     predictions: Predictions,
     *,
-    sigmas: Sequence[float] | None = None,
     max_detections: int = 100,
     sizes: bool = True,
     subsets: Sequence[Subset] = (Subset(),),
@@ -183,7 +185,6 @@ def average_precisions(
     Args:
         ground_truth: N images with G garments.
         predictions: of the same schema. Images that were not predicted count as missed.
-        sigmas: K of OKS, over the global slots; None: the schema's.
         max_detections: the most detections of a class in an image that count for boxes.
         sizes: compute the AP of small, medium and large garments, too.
         subsets: the parts to compute scores for.
@@ -204,7 +205,7 @@ def average_precisions(
     if predictions.has_keypoints:
         for task, visible_only in {"keypoints": False, "keypoints_visible": True}.items():
             results[task] = keypoint_average_precision(
-                ground_truth, predictions, visible_only=visible_only, sigmas=sigmas, **shared
+                ground_truth, predictions, visible_only=visible_only, **shared
             )
     return results
 
@@ -238,15 +239,30 @@ def _by_class(
     with gc_disabled():
         for pairs in pairs_by_class(ground_truth, predictions, max_detections=limits[-1]):
             index = pairs.class_index
-            matcher: Backend = BACKENDS[backend](
-                _detection_objects(pairs, predictions), _similarities(pairs, similarity)
-            )
-            for subset, result in zip(subsets, results, strict=True):
-                left_out = ignored if subset.garments is None else ignored | ~subset.garments
-                garments = _garment_objects(pairs, ground_truth, left_out)
-                exists = slice(None) if subset.images is None else subset.images[pairs.images]
-                images = np.arange(len(pairs.images))[exists]
-                precision, recall = _curves(matcher, garments, images, ranges, limits)
+            similarities = _similarities(pairs, similarity)
+            if len(subsets) == 1 and subsets[0].is_whole:
+                matcher: Backend = BACKENDS[backend](_detection_objects(pairs, predictions), similarities)
+                garments, images = (
+                    _garment_objects(pairs, ground_truth, ignored),
+                    np.arange(len(pairs.images)),
+                )
+                found = [_curves(matcher, garments, images, ranges, limits)]
+            else:
+                matched = SubsetCurves(
+                    pairs,
+                    similarities,
+                    score=predictions.score,
+                    detection_area=predictions.area,
+                    garment_area=ground_truth.area,
+                    iscrowd=ground_truth.iscrowd,
+                )
+                everywhere = np.ones(len(pairs.images), bool)
+                found = []
+                for subset in subsets:
+                    left_out = ignored if subset.garments is None else ignored | ~subset.garments
+                    exists = everywhere if subset.images is None else subset.images[pairs.images]
+                    found.append(matched.curves(left_out, exists, ranges, limits))
+            for result, (precision, recall) in zip(results, found, strict=True):
                 result.precision[:, :, index], result.recall[:, index] = precision, recall
     return results
 

@@ -1,10 +1,11 @@
 """The report of an evaluation: a dict that JSON can hold, tables of it, and a list of errors.
 
-A report is ``{"dataset", "predictions", "photos", "photos_predicted", "detections", "garments": {class:
-count}, "scores": {task: AveragePrecision.summary()}, "landmark_error": {"visible", "labelled":
-keypoint_report()}, "subsets": subset_scores(), "errors": error_report(), "oracles": oracle_scores(),
-"matched": matched_summary()}``; what follows the garments may be missing. Where there was nothing to compute
-from there is nan.
+A report is ``{"dataset", "predictions", "oks_sigmas": the config file that has them, "photos",
+"photos_predicted", "detections", "garments": {class: count}, "scores": {task: AveragePrecision.summary()},
+"landmark_error": {"visible", "labelled": keypoint_report()}, "subsets": subset_scores(), "errors":
+error_report(), "oracles": oracle_scores(), "matched": matched_summary()}``; the sigmas, where they are the
+dataset's own, and what follows the garments may be missing. Where there was nothing to compute from there is
+nan.
 """
 
 import csv
@@ -159,6 +160,8 @@ def markdown(report: Mapping) -> str:
         f"# {report['dataset']}\n\n{report['predictions']}: {report['detections']:,} detections in "
         f"{predicted:,} of {images:,} photos with {sum(report['garments'].values()):,} garments."
     )
+    if "oks_sigmas" in report:
+        heading += f" OKS has the sigmas of {report['oks_sigmas']}."
     tables: list[Table] = []
     if "scores" in report:
         tables += score_tables(report)

@@ -4,7 +4,7 @@ COCO calls the similarity IoU for boxes and OKS for landmarks. G garments, D det
 classes, K_c of one class.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -111,9 +111,8 @@ class ObjectKeypointSimilarity:
     no other landmarks.
 
     Args:
-        ground_truth: images and garments.
+        ground_truth: images and garments; its schema has the sigmas.
         predictions: of the same schema.
-        sigmas: K, over the global slots.
         visible_only: count landmarks with v = 2; otherwise those with v = 1 too.
     """
 
@@ -122,12 +121,11 @@ class ObjectKeypointSimilarity:
         ground_truth: AnnotationTable,
         predictions: Predictions,
         *,
-        sigmas: Sequence[float],
         visible_only: bool,
     ) -> None:
         self.ground_truth, self.predictions = ground_truth, predictions
         self.labelled = ground_truth.labelled(visible_only=visible_only)
-        self.variances = (2 * np.array(sigmas)) ** 2
+        self.variances = (2 * np.array(ground_truth.schema.sigmas)) ** 2
         self.wide_row = np.full(predictions.num_detections, -1)
         self.wide_row[predictions.wide_detection] = np.arange(len(predictions.wide_detection))
 

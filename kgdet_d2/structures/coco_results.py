@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, NamedTuple
@@ -75,6 +76,18 @@ def load_coco_results(path: str | Path, ground_truth: AnnotationTable) -> Predic
     return _columns(detections, ground_truth)
 
 
+def index_of_result(path: str | Path, image_id: int, number: int) -> int:
+    """Return the index in a file's list of the ``number``-th result on an image, from 0.
+
+    Args:
+        path: of a file that :func:`load_coco_results` has read.
+        image_id: the image's.
+        number: that of the detection among its image's, in the predictions read.
+    """
+    results = enumerate(read_json_array(path))
+    return next(islice((index for index, result in results if result["image_id"] == image_id), number, None))
+
+
 class _Reader:
     """Reads one result after another; raises ValueError, naming the field."""
 
@@ -110,6 +123,10 @@ class _Reader:
             return np.concatenate([keypoints.min(axis=0), keypoints.max(axis=0)])
         box = _numbers(result, "bbox")
         check(len(box) == 4, f"bbox: expected x y width height, got {len(box)} numbers")
+        check(
+            bool((box[2:] >= 0).all()),
+            f"bbox: expected x y width height with no negative side, got {result['bbox']}",
+        )
         return np.concatenate([box[:2], box[:2] + box[2:]])
 
     def _keypoints(self, result: Mapping, class_index: int) -> tuple[np.ndarray | None, np.ndarray | None]:

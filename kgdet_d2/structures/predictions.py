@@ -1,6 +1,6 @@
 """A model's detections on a data set, as columns: in memory, on disk, and as official COCO results."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -22,6 +22,7 @@ from kgdet_d2.structures._columns import (
     concatenate_columns,
     declared_columns,
     empty_columns,
+    offsets_from_lengths,
     open_columns,
     read_columns,
     stored_name,
@@ -64,8 +65,8 @@ class Predictions:
         has_keypoints: False for a model that predicts boxes alone; L and W are 0 then.
 
     Raises:
-        ValueError: when a column's type or shape, an offset or a class index is wrong, or an image occurs
-            twice.
+        ValueError: when a column's type or shape, an offset or a class index is wrong, an image occurs twice,
+            or a box has a corner beyond the opposite one.
     """
 
     schema: KeypointSchema
@@ -97,6 +98,18 @@ class Predictions:
         rising = bool((steps > 0).all())
         check(rising, f"wide_detection: expected rising rows of {self.num_detections} detections")
         check_unique(self.image_id, "predicted more than once")
+        self._check_box_order()
+
+    def _check_box_order(self) -> None:
+        wrong = np.flatnonzero((self.box[:, :2] > self.box[:, 2:]).any(axis=1))
+        if len(wrong):
+            row = int(wrong[0])
+            image_id = self.image_id[self.detection_image[row]]
+            raise ValueError(
+                f"detection {row}, of image {image_id}: box: expected x1 y1 x2 y2 "
+                f"with x1 <= x2 and y1 <= y2, got {self.box[row].tolist()}; {len(wrong)} of {len(self.box)} "
+                "boxes are not in that order"
+            )
 
     def __len__(self) -> int:
         """Return N, the number of images."""
@@ -110,8 +123,7 @@ class Predictions:
     @cached_property
     def keypoint_offsets(self) -> np.ndarray:
         """Offsets of the detections' landmarks, int64 (D + 1,), which follow from the classes."""
-        counts = np.array([len(slots) * self.has_keypoints for slots in self.schema.slots])
-        return np.concatenate([[0], np.cumsum(counts[self.category_id])])
+        return offsets_from_lengths(_num_keypoints(self.category_id, self.schema) * self.has_keypoints)
 
     @cached_property
     def detection_image(self) -> np.ndarray:
@@ -206,14 +218,28 @@ class Predictions:
         columns["wide_detection"] += np.repeat(starts, [len(part.wide_detection) for part in parts])
         return cls(schema=schema, has_keypoints=has_keypoints.pop(), **columns)
 
-    def save(self, path: str | Path) -> None:
-        """Write an .npz file, whole or not at all. Not deflated: floats hardly shrink and it takes long."""
-        further = {stored_name("has_keypoints"): self.has_keypoints}
-        write_columns(path, self, _COLUMNS, version=FORMAT_VERSION, further=further, deflate=False)
+    def save(self, path: str | Path, *, compact: bool = False) -> None:
+        """Write an .npz file, whole or not at all.
+
+        Args:
+            path: the file.
+            compact: keep landmarks as float16 from their box's upper left corner, those of the class alone,
+                and deflate the file. Otherwise it is exact, and not deflated: floats hardly shrink and it
+                takes long.
+        """
+        further: dict[str, Any] = {stored_name("has_keypoints"): self.has_keypoints}
+        columns: Mapping[str, Column] = _COLUMNS
+        if compact:
+            columns = {name: column for name, column in _COLUMNS.items() if name not in _KEYPOINT_COLUMNS}
+            corners = np.repeat(self.box[:, :2], np.diff(self.keypoint_offsets), axis=0)
+            further[_COMPACT] = _to_bytes(self.keypoints - corners)
+        write_columns(path, self, columns, version=FORMAT_VERSION, further=further, deflate=compact)
 
     @classmethod
     def load(cls, path: str | Path, schema: KeypointSchema) -> "Predictions":
-        """Read and check a file that :meth:`save` wrote.
+        """Read and check a file that :meth:`save` wrote, compact or not.
+
+        A file without wide rows has the landmarks of the class alone.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -221,11 +247,22 @@ class Predictions:
                 one another, a number that is not finite.
         """
         with open_columns(path, kind="predictions", version=FORMAT_VERSION, schema=schema) as archive:
-            columns = read_columns(archive, _COLUMNS)
+            has_keypoints = archive[stored_name("has_keypoints")].item()
+            left_out = _columns_left_out(archive)
+            columns = read_columns(
+                archive, {name: column for name, column in _COLUMNS.items() if name not in left_out}
+            )
+            columns |= empty_columns(
+                {name: _COLUMNS[name] for name in left_out}, {"slot": schema.num_keypoints}
+            )
+            if _COMPACT in archive:
+                check_class_indices(columns["category_id"], schema)
+                counts = _num_keypoints(columns["category_id"], schema) * has_keypoints
+                corners = np.repeat(columns["box"][:, :2], counts, axis=0)
+                columns["keypoints"] = _from_bytes(archive[_COMPACT], len(corners)) + corners
             for name, array in columns.items():
                 if array.dtype.kind == "f":
                     check_finite(name, array)
-            has_keypoints = archive[stored_name("has_keypoints")].item()
             return cls(schema=schema, has_keypoints=has_keypoints, **columns)
 
     def coco_results(self) -> Iterator[dict]:
@@ -275,6 +312,7 @@ class Predictions:
 
 _COLUMNS = declared_columns(Predictions)
 _KEYPOINT_COLUMNS = {name: _COLUMNS[name] for name in ("keypoints", "wide_detection", "wide_keypoints")}
+_COMPACT = "landmarks_float16"  # in a file, in place of what _KEYPOINT_COLUMNS are stored as
 _FIELDS = ("pred_boxes", "scores", "pred_classes", "pred_keypoints", "keypoint_scores")
 
 
@@ -288,6 +326,41 @@ def class_keypoints(classes: np.ndarray, schema: KeypointSchema) -> tuple[np.nda
     slots = [schema.slots[class_index] for class_index in classes.tolist()]
     lengths = np.array([len(class_slots) for class_slots in slots], np.int64)
     return np.repeat(np.arange(len(slots)), lengths), np.fromiter(chain.from_iterable(slots), np.int64)
+
+
+def _num_keypoints(category_id: np.ndarray, schema: KeypointSchema) -> np.ndarray:
+    """Return the numbers of landmarks of the classes (n,), int64 (n,)."""
+    return np.array([len(slots) for slots in schema.slots], np.int64)[category_id]
+
+
+def _columns_left_out(archive: Mapping[str, np.ndarray]) -> set[str]:
+    """Return the columns that a file may lack: those of landmarks if it is compact, or both wide ones."""
+    if _COMPACT in archive:
+        return set(_KEYPOINT_COLUMNS)
+    wide = {"wide_detection", "wide_keypoints"}
+    return set() if any(stored_name(name) in archive for name in wide) else wide
+
+
+def _to_bytes(points: np.ndarray) -> np.ndarray:
+    """Return float32 (L, 2) as float16, uint8 (2, L, 2): all lower bytes, then all upper ones.
+
+    So they deflate better. Beyond float16's range points are at its end.
+    """
+    largest = np.finfo(np.float16).max
+    halves = points.clip(-largest, largest).astype("<f2")
+    return np.ascontiguousarray(np.moveaxis(halves.view(np.uint8).reshape(-1, 2, 2), -1, 0))
+
+
+def _from_bytes(stored: np.ndarray, count: int) -> np.ndarray:
+    """Return what :func:`_to_bytes` returned as float32 (L, 2).
+
+    Raises:
+        ValueError: another type or shape than that of ``count`` landmarks.
+    """
+    fits = stored.dtype == np.uint8 and stored.shape == (2, count, 2)
+    check(fits, f"{_COMPACT}: expected uint8 {(2, count, 2)}, got {stored.dtype} {stored.shape}")
+    halves = np.ascontiguousarray(np.moveaxis(stored, 0, -1)).view("<f2")
+    return halves[..., 0].astype(np.float32)
 
 
 def _to_float32(tensor: torch.Tensor, where: str) -> np.ndarray:

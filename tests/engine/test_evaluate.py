@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
 
 from kgdet_d2 import cli
+from kgdet_d2.config import load_config
 from kgdet_d2.engine import evaluate
 from kgdet_d2.evaluation import FashionEvaluator
 from kgdet_d2.schema import DEEPFASHION2, FLD
@@ -34,6 +36,60 @@ def test_the_evaluators_predictions_give_its_numbers_again(scene, tmp_path):
         for name, score in expected[task].items():
             found = scores[task][name]
             assert np.isnan(score) if found is None else found == pytest.approx(score, abs=1e-9)
+
+
+@pytest.mark.parametrize("by_option", [False, True])
+def test_the_sigmas_of_the_run_are_those_of_the_evaluation(scene, tmp_path, by_option, capsys):
+    """By the config of the run's folder, or by a file that is named; for all commands on predictions."""
+    sigmas = [0.3 * sigma for sigma in scene.schema.sigmas]
+    folder = tmp_path / ("elsewhere" if by_option else "inference") / NAME
+    evaluator = FashionEvaluator(NAME, distributed=False, output_dir=str(folder), kpt_oks_sigmas=sigmas)
+    evaluator.process(scene.records, [{"instances": output} for output in scene.outputs])
+    expected, plain = evaluator.evaluate(), tmp_path / "plain" / "predictions.npz"
+    shutil.copytree(folder, plain.parent)
+    config = ["MODEL.KGDET.SCHEMA", scene.schema.name, "TEST.KEYPOINT_OKS_SIGMAS", str(sigmas)]
+    (tmp_path / "config.yaml").write_text(load_config("configs/sample/kgdet_tiny.yaml", config).dump())
+    option = ["--config-file", tmp_path / "config.yaml"] if by_option else []
+
+    def scores(path, *options):
+        run(path, *options, "--output", tmp_path / "again")
+        return json.loads((tmp_path / "again" / "evaluation.json").read_text())["scores"]
+
+    found = scores(folder / "predictions.npz", *option)
+    for task in TASKS:
+        assert found[task]["AP"] == pytest.approx(expected[task]["AP"], abs=1e-9)
+    assert f"OKS has the sigmas of {tmp_path / 'config.yaml'}." in capsys.readouterr().out
+    assert scores(plain)["keypoints"]["AP"] > found["keypoints"]["AP"] + 1
+    assert "OKS has" not in capsys.readouterr().out
+    arguments = ["--dataset", NAME, "--predictions", str(folder / "predictions.npz"), "--oracle"]
+    assert cli.main(["errors", *arguments, *map(str, option)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "as they are" in line]
+    assert f"{expected['keypoints']['AP']:.2f}" in line
+
+
+def test_sigmas_of_other_landmarks(scene, stored, tmp_path):
+    (tmp_path / "inference/x").mkdir(parents=True)
+    stored = stored.rename(tmp_path / "inference/x/predictions.npz")
+    (tmp_path / "config.yaml").write_text("TEST: {KEYPOINT_OKS_SIGMAS: [0.1, 0.2]}")
+    with pytest.raises(ValueError, match=r"TEST.KEYPOINT_OKS_SIGMAS\) for dataset .* got 2: \(0.1, 0.2\)"):
+        run(stored)
+
+
+def test_two_runs_print_the_same_digits(scene, stored, tmp_path, capsys):
+    """So do the predictions of the photos in another order, as other processes would gather them."""
+
+    def printed(path):
+        run(path, "--subsets", "--errors")
+        return capsys.readouterr().out.split("\n", 3)[3]
+
+    parts = [
+        Predictions.from_instances(
+            output, image_id=record["image_id"], schema=scene.schema, wide_classes=np.ones(100, bool)
+        )
+        for record, output in zip(scene.records, scene.outputs, strict=True)
+    ]
+    Predictions.concatenate(reversed(parts), scene.schema).save(tmp_path / "reversed.npz")
+    assert printed(stored) == printed(stored) == printed(tmp_path / "reversed.npz")
 
 
 def test_boxes_alone(scene, tmp_path):

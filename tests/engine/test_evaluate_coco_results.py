@@ -1,6 +1,7 @@
 """``kgdet evaluate`` and ``kgdet errors`` on COCO results."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from kgdet_d2.garments import Garments
 from tests.helpers.coco_files import official_truth, pycocotools_scores
 from tests.helpers.columns import columns
 from tests.helpers.registered import NAME
+from tests.helpers.scenes import HEIGHT, WIDTH
 
 TASKS = ("bbox", "keypoints", "keypoints_visible")
 
@@ -81,19 +83,41 @@ def test_boxes_alone(scene, tmp_path):
     assert found["bbox"] == pytest.approx(expected["bbox"], abs=1e-9, nan_ok=True)
 
 
-def test_boxes_of_another_form_are_warned_about(scene, tmp_path, caplog):
+def test_boxes_of_another_form_are_refused_by_their_entry(scene, tmp_path):
     _, predictions = columns(scene)
-    corners = np.sort(predictions.box.reshape(-1, 2, 2), axis=1).reshape(-1, 4)  # no negative side
-    sides = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     results = list(predictions.coco_results())
-    for result, box in zip(results, corners.tolist(), strict=True):
+    for result, box in zip(results, predictions.box.tolist(), strict=True):
         result["bbox"] = box
-    evaluate.load(NAME, write(tmp_path / "results.JSON", results))
-    assert "results.JSON: boxes are read as x y width height" in caplog.text
-    caplog.clear()
-    replace(predictions, box=sides).save(tmp_path / "predictions.npz")
-    evaluate.load(NAME, tmp_path / "predictions.npz")
-    assert "predictions.npz: boxes are read as x1 y1 x2 y2" in caplog.text
+    order = np.random.default_rng(0).permutation(len(results))
+    results = [results[index] for index in order]
+    path = write(tmp_path / "results.JSON", results)
+    with pytest.raises(
+        ValueError, match=r"results.JSON: \[(\d+)\]: bbox: expected x y width height"
+    ) as raised:
+        evaluate.load(NAME, path)
+    found = results[int(re.search(r"\[(\d+)\]", str(raised.value))[1])]
+    assert str(found["bbox"][:2])[:-1] in str(raised.value)
+    x1, y1, x2, y2 = found["bbox"]
+    assert x1 + x2 > 1.1 * WIDTH or y1 + y2 > 1.1 * HEIGHT
+
+
+def test_boxes_that_are_not_in_order(scene, tmp_path):
+    _, predictions = columns(scene)
+    results = list(predictions.coco_results())
+    results[3]["bbox"][2] = -4
+    with pytest.raises(ValueError, match=r"results.json: \[3\]: bbox: .* no negative side, got \[.*, -4, "):
+        evaluate.load(NAME, write(tmp_path / "results.json", results))
+    predictions.save(tmp_path / "predictions.npz")
+    with np.load(tmp_path / "predictions.npz") as archive:
+        arrays = dict(archive)
+    np.savez(tmp_path / "predictions.npz", **arrays | {"box": predictions.box_xywh})
+    first = int(np.argmax((predictions.box_xywh[:, :2] > predictions.box_xywh[:, 2:]).any(axis=1)))
+    image = predictions.image_id[predictions.detection_image[first]]
+    message = (
+        rf"predictions\.npz: .* detection {first}, of image {image}: box: expected x1 y1 x2 y2 with x1 <= x2"
+    )
+    with pytest.raises(ValueError, match=message):
+        evaluate.load(NAME, tmp_path / "predictions.npz")
 
 
 def test_a_wrong_file_is_told_in_a_line(scene, tmp_path, capsys):

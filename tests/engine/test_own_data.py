@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from kgdet_d2 import cli
 from kgdet_d2.data import register
 from kgdet_d2.data.register import register_all
+from tests.helpers.found import assert_same_on
 
 ROOT = Path(__file__).parents[2]
 SYSTEMS = [
@@ -100,6 +101,10 @@ def test_every_system_learns_and_is_evaluated(prepared, restored_loggers, tmp_pa
     kgdet("report", *stored, "--output", tmp_path / "report.html")
     kgdet("draw", "--weights", weights, "--output", tmp_path / "figures", "MODEL.DEVICE", "cpu")
     assert len(list((tmp_path / "figures").glob("*.jpg"))) == 5
+
+
+def test_detectron2s_evaluator_prints_the_same_digits(prepared):
+    assert_same_on("wardrobe_val")
 
 
 @pytest.mark.slow

@@ -114,6 +114,20 @@ def test_a_checkpoint_says_what_model_it_is_of(trained):
     assert config_of(weights, []).dump() == cfg.dump()
 
 
+def test_detectron2s_evaluator_by_key(trained, here, tmp_path):
+    weights = [
+        "MODEL.WEIGHTS",
+        str(trained.output / "model_final.pth"),
+        "MODEL.KGDET.SCORE_THRESH_TEST",
+        "0.0",
+    ]
+    opts = ["--eval-only", *weights, "OUTPUT_DIR", str(tmp_path)]
+    ours, theirs = train(*opts), train(*opts, "TEST.EVALUATOR", "coco")
+    for task, scores in theirs.items():
+        assert {name: ours[task][name] for name in scores} == pytest.approx(scores, abs=1e-6, nan_ok=True)
+    assert theirs.keys() == {"bbox", "keypoints"}
+
+
 def test_weights_of_another_model_are_not_evaluated(here, tmp_path, capfd):
     torch.save({"model": {"net.conv1.weight": torch.zeros(3)}}, tmp_path / "other.pth")
     opts = [

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -189,9 +190,7 @@ def test_similarities_to_the_last_bit(make_scene, task, schema):
         similarity = BoxIoU(truth, predictions)
     else:
         visible_only = task == "keypoints_visible"
-        similarity = ObjectKeypointSimilarity(
-            truth, predictions, sigmas=schema.sigmas, visible_only=visible_only
-        )
+        similarity = ObjectKeypointSimilarity(truth, predictions, visible_only=visible_only)
     expected = plain_pycocotools(scene, task).ious
     compared = 0
     for pairs in pairs_by_class(truth, predictions, max_detections=100):
@@ -236,7 +235,8 @@ def test_other_sigmas(make_scene):
     truth, predictions = columns(scene)
     sigmas = np.random.default_rng(1).uniform(0.05, 0.3, 294).tolist()
     expected = plain_pycocotools(scene, "keypoints", sigmas=sigmas)
-    (found,) = keypoint_average_precision(truth, predictions, visible_only=False, sigmas=sigmas)
+    truth = replace(truth, schema=replace(truth.schema, sigmas=tuple(sigmas)))
+    (found,) = keypoint_average_precision(truth, predictions, visible_only=False)
     assert_equal(found, expected, "keypoints")
 
 
@@ -354,7 +354,7 @@ def test_some_detections_without_landmarks_of_other_classes(make_scene):
     def similarities(wide):
         chosen = {name: getattr(predictions, name)[wide] for name in ("wide_detection", "wide_keypoints")}
         kept = Predictions(**vars_of(predictions) | chosen)
-        compute = ObjectKeypointSimilarity(truth, kept, sigmas=DEEPFASHION2.sigmas, visible_only=True)
+        compute = ObjectKeypointSimilarity(truth, kept, visible_only=True)
         return [
             compute(garments, np.flatnonzero(of_class))
             for garments, of_class in zip(bare_garments, detections, strict=True)

@@ -361,6 +361,9 @@ def test_wrong_number_of_sigmas(register):
     name = register([photo(1, [random_garment(np.random.default_rng(0), SKIRT)])])
     with pytest.raises(ValueError, match=r"KEYPOINT_OKS_SIGMAS.*expected 294.*got 17"):
         FashionEvaluator(name, kpt_oks_sigmas=[0.1] * 17)
+    for sigma in (0, -0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="expected 294 positive numbers"):
+            FashionEvaluator(name, kpt_oks_sigmas=[sigma] * 294)
 
 
 def test_sigmas_given_are_the_sigmas_used(register, perfect_instances):

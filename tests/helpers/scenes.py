@@ -125,7 +125,7 @@ def _random_output(rng, schema, annotations, classes, most_false, score_levels) 
             error = rng.choice([0, 1, 5, 20])
             everywhere = rng.uniform(box[:2] - 30, box[2:] + 30, (schema.num_keypoints, 2))
             everywhere[list(schema.slots[class_index])] = own + rng.normal(0, error / 3, own.shape)
-            boxes.append(box + rng.normal(0, error, 4))
+            boxes.append(np.sort((box + rng.normal(0, error, 4)).reshape(2, 2), axis=0).ravel())
             found.append(class_index)
             keypoints.append(everywhere)
     for class_index in rng.choice(classes, rng.integers(most_false + 1)).tolist():

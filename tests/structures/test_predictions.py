@@ -2,6 +2,7 @@
 
 import math
 import zipfile
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -85,6 +86,70 @@ def test_round_trip(whole, tmp_path):
     assert_equal(Predictions.load(path, whole.schema), whole)
     with zipfile.ZipFile(path) as archive:
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_a_compact_file(whole, tmp_path):
+    """Landmarks are as near as float16 from the box's corner is; all else is the same, without wide rows."""
+    path = tmp_path / "predictions.npz"
+    whole.save(path, compact=True)
+    found = Predictions.load(path, whole.schema)
+    assert len(found.wide_detection) == len(found.wide_keypoints) == 0 < len(whole.wide_detection)
+    for name in ("image_id", "detection_offsets", "category_id", "score", "box", "keypoint_score"):
+        assert np.array_equal(getattr(found, name), getattr(whole, name)), name
+    for row, (start, end) in enumerate(pairwise(whole.keypoint_offsets)):
+        corner = whole.box[row, :2]
+        expected = (whole.keypoints[start:end] - corner).astype(np.float16).astype(np.float32) + corner
+        assert np.array_equal(found.keypoints[start:end], expected)
+    assert 0 < np.abs(found.keypoints - whole.keypoints).max() < 0.2
+    found.save(path, compact=True)
+    assert_equal(Predictions.load(path, whole.schema), found)
+
+
+def test_a_compact_file_of_far_landmarks_of_none_and_of_boxes_alone(make_instances, tmp_path):
+    skirt = one_skirt(make_instances)
+    skirt.pred_keypoints[..., 0] = 1e30
+    path, wide = tmp_path / "predictions.npz", np.zeros(13, bool)
+    for output in (skirt, skirt[:0]):
+        whole = Predictions.from_instances(output, image_id=1, schema=DEEPFASHION2, wide_classes=wide)
+        whole.save(path, compact=True)
+        found = Predictions.load(path, DEEPFASHION2)
+        assert (found.keypoints == [65504, 1]).all() and len(found.keypoints) == len(whole.keypoints)
+    skirt.remove("pred_keypoints")
+    boxes = Predictions.from_instances(skirt, image_id=1, schema=DEEPFASHION2, wide_classes=wide)
+    boxes.save(path, compact=True)
+    assert_equal(Predictions.load(path, DEEPFASHION2), boxes)
+
+
+def test_a_file_without_wide_rows(whole, tmp_path):
+    path = tmp_path / "predictions.npz"
+    whole.save(path)
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files if not name.startswith("wide")}
+    np.savez(path, **arrays)
+    found = Predictions.load(path, whole.schema)
+    assert len(found.wide_detection) == 0 and np.array_equal(found.keypoints, whole.keypoints)
+    np.savez(path, **arrays, wide_detection=whole.wide_detection)
+    with pytest.raises(ValueError, match=r"predictions\.npz: .*wide_landmarks"):
+        Predictions.load(path, whole.schema)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [np.zeros((2, 3, 2), np.uint8), np.zeros((2, 8, 2), np.int16), np.full((2, 8, 2), 255, np.uint8)],
+)
+def test_a_damaged_compact_file(make_instances, tmp_path, stored):
+    path = tmp_path / "predictions.npz"
+    whole = Predictions.from_instances(
+        one_skirt(make_instances), image_id=1, schema=DEEPFASHION2, wide_classes=np.zeros(13, bool)
+    )
+    whole.save(path, compact=True)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    np.savez(path, **arrays | {"landmarks_float16": stored})
+    with pytest.raises(
+        ValueError, match=r"predictions\.npz: .*(landmarks_float16: expected|keypoints: expected f)"
+    ):
+        Predictions.load(path, DEEPFASHION2)
 
 
 def test_no_photos_and_photos_without_detections(tmp_path):

@@ -28,19 +28,21 @@ def export_coco(dataset: ExportedDataset, folder: Path) -> list[Path]:
     return [annotations, results]
 
 
-def write_coco(file: IO[bytes], dataset: ExportedDataset, annotations: Iterable[dict]) -> None:
+def write_coco(file: IO[bytes], dataset: ExportedDataset, annotations: Iterable[dict] | None) -> None:
     """Write COCO's JSON, an image or annotation at a time.
 
     Args:
         file: open for writing.
         dataset: its photos and classes are the images and categories.
-        annotations: what :func:`coco_annotation` returns; they get ids from 1 here.
+        annotations: what :func:`coco_annotation` returns; they get ids from 1 here. None: there is no list of
+            them, as of photos that were not annotated.
     """
-    numbered = ({**annotation, "id": number} for number, annotation in enumerate(annotations, 1))
     file.write(b'{"info": {}, "licenses": [], "images": ')
     write_json_array(file, map(_image, dataset.photos()))
-    file.write(b', "annotations": ')
-    write_json_array(file, numbered)
+    if annotations is not None:
+        file.write(b', "annotations": ')
+        numbered = ({**annotation, "id": number} for number, annotation in enumerate(annotations, 1))
+        write_json_array(file, numbered)
     file.write(b', "categories": ')
     write_json_array(file, _categories(dataset.schema))
     file.write(b"}\n")
