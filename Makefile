@@ -8,10 +8,10 @@ CONSTRAINED := -c constraints.txt
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-recordings test-slow lint clean
+.PHONY: help setup demo test test-recordings test-slow test-reliability lint clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make the virtual environment .venv with everything in it (first time: minutes)
 
@@ -48,6 +48,10 @@ test-recordings: $(STAMP)  ## run those that need the full recordings of the rel
 
 test-slow: $(STAMP)  ## run the tests that take long
 	$(PYTEST) -m slow
+
+# SHARE=0.05 tries a twentieth; TABLE=docs/RELIABILITY.md puts what came of it into that page.
+test-reliability: $(STAMP)  ## try what must do no harm: kills, mutated files, full disks; an hour, or SHARE=0.05
+	$(PYTEST) -m reliability tests/reliability --reliability-share $(or $(SHARE),1) $(addprefix --reliability-table ,$(TABLE))
 
 lint: $(STAMP)  ## check style, formatting and types
 	$(BIN)/ruff check

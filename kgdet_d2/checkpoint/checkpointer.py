@@ -2,13 +2,11 @@
 
 import json
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -16,10 +14,17 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from kgdet_d2.checkpoint.convert import RELEASE_CONFIG, from_release, origin_of
-from kgdet_d2.checkpoint.files import DESCRIPTION_KEY, check_finite, read_arrays, read_checkpoint
+from kgdet_d2.checkpoint.files import (
+    DESCRIPTION_KEY,
+    check_numbers,
+    read_arrays,
+    read_checkpoint,
+    save_tensors,
+)
 from kgdet_d2.checkpoint.transfer import transfer
 from kgdet_d2.config import check_weights, config_from_text, load_config
 from kgdet_d2.schema import DEEPFASHION2, KeypointSchema, register_under_a_name
+from kgdet_d2.utils.archives import is_whole_archive
 from kgdet_d2.utils.catalog import schema_of_config
 from kgdet_d2.utils.io import atomic_write
 
@@ -64,7 +69,7 @@ class FashionCheckpointer(DetectionCheckpointer):
         file = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", file)
         with atomic_write(file, sync=True) as stream:
-            torch.save(content, stream)
+            save_tensors(content, stream)
         self.tag_last_checkpoint(file.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -79,11 +84,11 @@ class FashionCheckpointer(DetectionCheckpointer):
             ValueError: none of those that are there is whole.
         """
         last = super().get_checkpoint_file()
-        if not last or is_whole(last):
+        if not last or is_whole_archive(last):
             return last
         others = sorted(Path(self.save_dir).glob("*.pth"), key=os.path.getmtime, reverse=True)
         for other in others:
-            if is_whole(other):
+            if is_whole_archive(other):
                 self.logger.warning("%s: the last checkpoint is cut off or missing; %s is taken", last, other)
                 return str(other)
         raise ValueError(f"{last}: the last checkpoint is cut off or missing, and so are all in its folder")
@@ -105,7 +110,7 @@ class FashionCheckpointer(DetectionCheckpointer):
         schema = _schema_of(checkpoint, filename)
         checkpoint.pop(DESCRIPTION_KEY, None)
         ours = as_ours(checkpoint, Path(filename))
-        check_finite(ours["model"], filename)
+        check_numbers(ours["model"], filename)
         return self._of_our_schema(ours, schema, filename)
 
     def _of_our_schema(
@@ -166,23 +171,15 @@ def _from_model_zoo(content: dict[str, Any], path: str) -> dict[str, Any]:
     """Return what Detectron2's checkpointer makes of a file of its model zoo, or of Caffe2's.
 
     Raises:
-        ValueError: a weight holds a NaN or an infinity.
+        ValueError: a weight is no array, or holds a NaN or an infinity.
     """
     if not ("model" in content and "__author__" in content):
         blobs = content.get("blobs", content)
+        check_numbers(blobs, path)
         weights = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
         content = {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
-    check_finite(content["model"], path)
+    check_numbers(content["model"], path)
     return content
-
-
-def is_whole(path: str | Path) -> bool:
-    """Return whether a file is there that PyTorch wrote to its end, with all its check sums right."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def _schema_of(checkpoint: dict[str, Any], path: str) -> KeypointSchema | None:

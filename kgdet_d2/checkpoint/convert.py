@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kgdet_d2.checkpoint.files import DESCRIPTION_KEY, read_checkpoint, write_weights
+from kgdet_d2.checkpoint.files import DESCRIPTION_KEY, check_numbers, read_checkpoint, write_weights
 from kgdet_d2.checkpoint.mmdet import (
     Architecture,
     mmdet_key_map,
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
     """
     checkpoint = read_checkpoint(args.input)
     if _OF_OURS & checkpoint.keys() and not args.reverse:
+        check_numbers(checkpoint.get("model"), str(args.input))
         kept = {key: checkpoint[key] for key in _OF_A_MODEL if key in checkpoint}
         write_weights(args.output, kept)
         print(f"{args.output}: written")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from kgdet_d2.checkpoint.backbone_weights import BACKBONE_WEIGHTS, BackboneWeights, to_backbone
-from kgdet_d2.checkpoint.files import read_checkpoint
+from kgdet_d2.checkpoint.files import read_checkpoint, save_tensors
 from kgdet_d2.utils.command import command_parser
 from kgdet_d2.utils.io import atomic_write
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
             file.write_bytes(original)
             model = to_backbone(read_checkpoint(file), args.name)
         with atomic_write(path) as output:
-            torch.save({"model": model, "origin": origin}, output)
+            save_tensors({"model": model, "origin": origin}, output)
         print(f"{path}: written, of {weights.origin} ({weights.licence})")
     print(f"In a config:\n{config_lines(args.name, path)}")
 

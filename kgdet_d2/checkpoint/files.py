@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from kgdet_d2.utils.archives import check_unpacked_size, unpacked_size
 from kgdet_d2.utils.io import atomic_write
 
 _HEAD = 512  # bytes
@@ -82,16 +83,34 @@ def write_weights(path: Path, content: dict[str, Any]) -> None:
     """
     with atomic_write(path) as file:
         if path.suffix != _SAFETENSORS:
-            torch.save(content, file)
+            save_tensors(content, file)
             return
         tensors = {name: torch.as_tensor(weight).contiguous() for name, weight in content["model"].items()}
         beside = {key: value for key, value in content.items() if key != "model"}
         file.write(safetensors.torch.save(tensors, {_BESIDE: json.dumps(beside)}))
 
 
+def save_tensors(content: dict[str, Any], file: BinaryIO) -> None:
+    """Write by ``torch.save``.
+
+    Raises:
+        OSError: the file's own; PyTorch's writer raises RuntimeError when it is left with half an archive.
+    """
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
 def _read(path: Path, load: Callable[[Path], Any], expected: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
+    try:
+        check_unpacked_size(unpacked_size(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     try:
         content = load(path)
     except _DAMAGED as error:
@@ -145,24 +164,36 @@ def _kind_of(path: Path) -> str:
     return "a file that is no such thing"
 
 
-def check_finite(weights: dict[str, Any], path: str) -> None:
-    """Check that weights are numbers.
+def check_numbers(weights: Any, path: str) -> None:
+    """Check that weights are tensors or arrays of finite numbers, by name.
 
     Args:
-        weights: tensors or arrays, by name.
+        weights: what a file holds in their place.
         path: the file's.
 
     Raises:
-        ValueError: names the file and those that hold a NaN or an infinity.
+        ValueError: names the file and those that are something else, or hold a NaN or an infinity.
     """
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path}: expected weights by name, got {type(weights).__name__}")
+    others = [name for name, weight in weights.items() if not (isinstance(name, str) and _is_array(weight))]
+    if others:
+        found = type(weights[others[0]]).__name__
+        raise ValueError(
+            f"{path}: expected arrays of numbers, got {found} in {len(others)}: {others[0]}, ..."
+        )
     bad = [name for name, weight in weights.items() if not _is_finite(weight)]
     if bad:
         raise ValueError(f"{path}: expected finite weights, got NaN or infinity in {len(bad)}: {bad[0]}, ...")
 
 
-def _is_finite(weight: Any) -> bool:
+def _is_array(weight: Any) -> bool:
+    return isinstance(weight, torch.Tensor) or (
+        isinstance(weight, np.ndarray) and weight.dtype.kind in "biuf"
+    )
+
+
+def _is_finite(weight: torch.Tensor | np.ndarray) -> bool:
     if isinstance(weight, torch.Tensor):
         return not weight.is_floating_point() or bool(weight.isfinite().all())
-    return not (isinstance(weight, np.ndarray) and weight.dtype.kind == "f") or bool(
-        np.isfinite(weight).all()
-    )
+    return weight.dtype.kind != "f" or bool(np.isfinite(weight).all())

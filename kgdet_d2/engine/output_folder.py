@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
+from kgdet_d2.utils.io import UNFINISHED
+
 logger = logging.getLogger(__name__)
 
 _OF_THE_MACHINE = ("MODEL.WEIGHTS", "MODEL.DEVICE")  # may differ where a training goes on
@@ -16,7 +18,7 @@ _SHOWN = 5  # keys in a message
 
 
 def check_output_folder(cfg: CfgNode, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to train where checkpoints would be lost or mixed up.
+    """Refuse to train where checkpoints would be lost or mixed up; remove what was left half written.
 
     Args:
         cfg: of the training.
@@ -28,6 +30,8 @@ def check_output_folder(cfg: CfgNode, *, resume: bool, overwrite: bool) -> None:
         ValueError: the training to go on with has another model; names the keys.
     """
     folder = Path(cfg.OUTPUT_DIR)
+    for unfinished in folder.glob(UNFINISHED) if resume or overwrite else ():
+        unfinished.unlink()  # half a checkpoint, of a process that was killed
     checkpoints = sorted(folder.glob("model_*.pth"), key=os.path.getmtime)
     if not checkpoints:
         if resume:

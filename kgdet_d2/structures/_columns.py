@@ -6,21 +6,24 @@ data is stored flat with offsets: what belongs to row i of ``x`` is rows ``x_off
 """
 
 import json
+import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, BinaryIO, get_origin, get_type_hints
 
 import numpy as np
 
 from kgdet_d2.schema import KeypointSchema
+from kgdet_d2.utils.archives import DAMAGED, check_unpacked_size, unpacked_size
 from kgdet_d2.utils.check import check
 from kgdet_d2.utils.io import atomic_write
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def stored_name(column: str) -> str:
 
 
 def write_columns(
-    path: str | Path,
+    path: str | Path | BinaryIO,
     container: Any,
     columns: Mapping[str, Column],
     *,
@@ -151,7 +154,7 @@ def write_columns(
     """Write an .npz file, whole or not at all; its folder is made where it is missing.
 
     Args:
-        path: the file.
+        path: the file, or one that is open.
         container: what has the columns, and their ``schema``.
         columns: their declarations.
         version: the format's version.
@@ -164,7 +167,7 @@ def write_columns(
         if not column.optional or array.any():
             arrays[stored_name(name)] = array
     save = np.savez_compressed if deflate else np.savez
-    with atomic_write(path) as file:
+    with atomic_write(path) if isinstance(path, str | Path) else nullcontext(path) as file:
         schema = json.dumps(container.schema.to_dict(), separators=(",", ":"))
         save(
             file,
@@ -199,12 +202,25 @@ def open_columns(
     try:
         check(zipfile.is_zipfile(path), "truncated, or of another kind")
         with np.load(path, allow_pickle=False) as archive:
+            check_unpacked_size(max(unpacked_size(path), _size_of_arrays(archive.zip)))
             found = archive["format_version"].item()
             check(found == version, f"format_version: expected {version!r}, got {found!r}")
             _check_schema(archive, schema)
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
+    except (*DAMAGED, KeyError) as error:
         raise ValueError(f"{path}: not a usable {kind} file: {error}.{hint}") from error
+
+
+def _size_of_arrays(archive: zipfile.ZipFile) -> int:
+    """Return the bytes of an archive's arrays as their headers say, for which numpy makes room at once."""
+    size = 0
+    for name in archive.namelist():
+        with archive.open(name) as file:
+            version = np.lib.format.read_magic(file)
+            check(version in _HEADERS, f"{name}: expected numpy's format 1.0 or 2.0, got {version}")
+            shape, _, dtype = _HEADERS[version](file)
+            size += math.prod(shape) * dtype.itemsize
+    return size
 
 
 def _check_schema(archive: Mapping[str, np.ndarray], schema: KeypointSchema) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 
@@ -213,8 +213,8 @@ class AnnotationTable:
         """
         return cls.from_photos(photos_of_dicts(dataset_dicts, schema), schema)
 
-    def save(self, path: str | Path) -> None:
-        """Write the file, whole or not at all; its folder is made where it is missing."""
+    def save(self, path: str | Path | BinaryIO) -> None:
+        """Write the file, whole or not at all; its folder is made where it is missing. Or an open one."""
         further: dict[str, np.ndarray] = {}
         for kind in ("photo_attributes", "garment_attributes"):
             further |= {f"{kind}.{name}": array for name, array in getattr(self, kind).items()}

@@ -10,7 +10,10 @@ DETECTRON2_MISSING = (
     "kgdet install-detectron2 (in a checkout: python tools/install_detectron2.py)"
 )
 # Packages; whoever needs one names its extra.
-_OPTIONAL = frozenset({"gradio", "onnx", "onnxruntime", "onnxscript", "ray", "supervision", "timm"})
+_OPTIONAL = frozenset(
+    {"gradio", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "ray", "supervision", "timm"}
+)
+_OF_INPUT_OR_MACHINE = (OSError, ValueError, FloatingPointError, MemoryError, BrokenProcessPool)
 _INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 
@@ -50,14 +53,14 @@ def exit_status(command: Callable[[], int | None]) -> int:
     except Exception as error:
         if not _is_for_the_user(error):
             raise
-        message = DETECTRON2_MISSING if _lacks_detectron2(error) else str(error)
+        message = DETECTRON2_MISSING if _lacks_detectron2(error) else str(error) or type(error).__name__
         print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
         return 1
 
 
 def _is_for_the_user(error: Exception) -> bool:
     """Return whether the user can do something about an error."""
-    if isinstance(error, OSError | ValueError | FloatingPointError | BrokenProcessPool):
+    if isinstance(error, _OF_INPUT_OR_MACHINE):
         return True
     if isinstance(error, ImportError) and error.name in _OPTIONAL:
         return True

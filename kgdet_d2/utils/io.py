@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
+UNFINISHED = "*.[0-9]*.tmp"  # the names of files that are being written, or were when a process was killed
+
 
 @contextmanager
 def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:

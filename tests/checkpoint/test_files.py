@@ -1,5 +1,6 @@
 """Files of weights: nothing of them is executed, and what is no checkpoint is called by its name."""
 
+import io
 import os
 import pickle
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kgdet_d2.checkpoint.files import check_finite, read_arrays, read_checkpoint, write_weights
+from kgdet_d2.checkpoint.files import check_numbers, read_arrays, read_checkpoint, save_tensors, write_weights
+from kgdet_d2.utils import archives
 
 
 class Writes:
@@ -128,6 +130,46 @@ def test_what_is_no_dict(tmp_path, content):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("make", [torch.tensor, np.array])
 def test_weights_are_numbers(bad, make):
-    check_finite({"w": make([1.0, 2.0]), "i": make([1, 2]), "name": "x", "none": make([])}, "weights.pth")
+    check_numbers({"w": make([1.0, 2.0]), "i": make([1, 2]), "none": make([])}, "weights.pth")
     with pytest.raises(ValueError, match=r"weights\.pth: expected finite weights, .* in 1: w"):
-        check_finite({"v": make([1.0]), "w": make([1.0, bad])}, "weights.pth")
+        check_numbers({"v": make([1.0]), "w": make([1.0, bad])}, "weights.pth")
+
+
+@pytest.mark.parametrize("weights", [None, [1], "text", {"w": None}, {"w": "x"}, {3: torch.ones(2)}])
+def test_weights_are_arrays_by_name(weights):
+    with pytest.raises(ValueError, match=r"weights\.pth: expected (weights by name|arrays of numbers), got"):
+        check_numbers(weights, "weights.pth")
+    with pytest.raises(ValueError, match="expected arrays of numbers, got ndarray in 1: w"):
+        check_numbers({"w": np.array(None)}, "weights.pth")
+
+
+class FullDisk(io.RawIOBase):
+    """Takes some bytes."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def writable(self):
+        return True
+
+    def write(self, content):
+        self.left -= len(content)
+        if self.left < 0:
+            raise OSError(28, "No space left on device")
+        return len(content)
+
+
+@pytest.mark.parametrize("left", [0, 30_000])
+def test_a_full_disk_is_told_as_such(left):
+    """And not by what PyTorch finds wrong with the archive that it then cannot end."""
+    with pytest.raises(OSError, match="No space left on device"):
+        save_tensors({"model": {name: torch.zeros(5_000) for name in "abc"}}, FullDisk(left))
+
+
+def test_an_archive_that_is_larger_than_the_memory(tmp_path, monkeypatch):
+    file = tmp_path / "weights.pth"
+    torch.save({"w": torch.zeros(1000)}, file)
+    assert read_checkpoint(file)["w"].shape == (1000,)
+    monkeypatch.setattr(archives, "physical_memory", lambda: 3_000)
+    with pytest.raises(ValueError, match=r"weights\.pth: unpacks to 0\.0 GB, this machine has 0\.0 GB"):
+        read_checkpoint(file)

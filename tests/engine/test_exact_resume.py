@@ -10,12 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from kgdet_d2 import cli
 from kgdet_d2.data.register import register_all
-from kgdet_d2.engine import Trainer, main, trainer
 from kgdet_d2.engine.exact_resume import cut_lines
+from tests.helpers.trainings import (
+    arguments,
+    assert_same,
+    make_sample,
+    metrics,
+    processes_of,
+    train,
+    train_until,
+)
 
 SYSTEMS = [
     "kgdet_tiny",
@@ -25,67 +31,13 @@ SYSTEMS = [
     "fcos_tiny",
     "match_rcnn_tiny",
 ]
-QUICK = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.STEPS", "()", "SEED", "1"]
-QUICK += ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96", "INPUT.COLOR.BRIGHTNESS", "0.3"]
-QUICK += ["SOLVER.MAX_ITER", "7", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "3"]
-TIMES = {"time", "data_time", "eta_seconds", "rank_data_time"}
 
 
 @pytest.fixture(scope="module")
 def datasets_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("datasets")
-    sample = str(root / "synthfashion")
-    photos = ("--train", "12", "--validation", "2", "--size", "96")
-    subprocess.run([sys.executable, "datasets/make_synthetic.py", "--root", sample, *photos], check=True)
-    assert cli.main(["prepare", "deepfashion2", "--root", sample, "--workers", "1"]) == 0
+    make_sample(root)
     return root
-
-
-def arguments(system, output, *opts, workers=0, processes=1):
-    words = ["--config-file", f"configs/sample/{system}.yaml", "--num-gpus", "0"]
-    if processes > 1:  # by gloo
-        words[-1:] = [str(processes), "--dist-url", "auto"]
-        opts = ["MODEL.DEVICE", "cpu", *opts]
-    flags = [word for word in opts if word.startswith("--")]
-    opts = [word for word in opts if not word.startswith("--")]
-    return [*words, *flags, *QUICK, "OUTPUT_DIR", str(output), "DATALOADER.NUM_WORKERS", str(workers), *opts]
-
-
-def metrics(folder):
-    """The lines of metrics.json, but for times."""
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
-
-
-def tensors(value, name=""):
-    """All leaves of a checkpoint, by their place in it."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from tensors(part, f"{name}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, part in enumerate(value):
-            yield from tensors(part, f"{name}[{index}]")
-    else:
-        yield name, value
-
-
-def assert_same(first, second):
-    """Two trainings' last checkpoints and metrics, bit for bit."""
-    loaded = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (first, second)]
-    for checkpoint in loaded:
-        checkpoint["kgdet_d2"].pop("config")  # names the output folder
-        history = checkpoint["trainer"]["hooks"]["MetricsHook"]
-        history.pop("size")  # of lines with times
-        history["values"] = [value for value in history["values"] if value[0] not in TIMES]
-    leaves = [dict(tensors(checkpoint)) for checkpoint in loaded]
-    assert leaves[0].keys() == leaves[1].keys() and len(leaves[0]) > 100
-    for name, value in leaves[0].items():
-        np.testing.assert_equal(np.asarray(value), np.asarray(leaves[1][name]), err_msg=name)
-    np.testing.assert_equal(metrics(first), metrics(second))
-
-
-class Stopped(BaseException):
-    """No error that anything in the training would handle."""
 
 
 @pytest.mark.parametrize(("system", "iteration"), [("kgdet_plus_tiny_scratch", 3), ("retinanet_tiny", 4)])
@@ -97,48 +49,24 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
     What it has measured until then it writes when it is stopped; one that is not writes other lines.
     """
     register_all(datasets_root)
-    parse = trainer.make_parser().parse_args
-    main(parse(arguments(system, tmp_path / "whole")))
-    step, run = Trainer.run_step, tmp_path / "stopped"
-
-    def stop(self):
-        if self.iter == iteration:
-            raise Stopped
-        step(self)
-
-    monkeypatch.setattr(Trainer, "run_step", stop)
-    with pytest.raises(Stopped):
-        main(parse(arguments(system, run)))
-    monkeypatch.setattr(Trainer, "run_step", step)
+    train(*arguments(system, tmp_path / "whole"))
+    run = tmp_path / "stopped"
+    train_until(iteration, monkeypatch, *arguments(system, run))
     with open(run / "metrics.json", "a") as file:
         file.write('{"iterat')
-    main(parse(arguments(system, run, "--resume", "SEED", "2")))  # the checkpoint has the seed
+    train(*arguments(system, run, "--resume", "SEED", "2"))  # the checkpoint has the seed
     assert_same(tmp_path / "whole", run)
 
 
 def test_a_training_that_ended_is_evaluated_again(datasets_root, restored_loggers, tmp_path):
     """As where it was killed between its last checkpoint and the evaluation at its end."""
     register_all(datasets_root)
-    parse = trainer.make_parser().parse_args
-    main(parse(arguments("kgdet_tiny", tmp_path)))
+    train(*arguments("kgdet_tiny", tmp_path))
     before = metrics(tmp_path)
     with open(tmp_path / "metrics.json", "rb+") as file:
         file.truncate(file.read().rstrip().rfind(b"\n") + 1)
-    main(parse(arguments("kgdet_tiny", tmp_path, "--resume")))
+    train(*arguments("kgdet_tiny", tmp_path, "--resume"))
     np.testing.assert_equal(metrics(tmp_path), before)
-
-
-def processes_of(group):
-    """The processes of a group that run."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, its_group, *_ = file.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has ended
-        if int(its_group) == group and state != "Z":
-            found.append(file.parent.name)
-    return found
 
 
 @pytest.mark.slow

@@ -62,3 +62,14 @@ def test_what_may_differ(cfg, tmp_path):
         cfg, "SOLVER.MAX_ITER", "5", "SOLVER.STEPS", "()", "MODEL.WEIGHTS", "x.pth", "MODEL.DEVICE", "cpu"
     )
     check_output_folder(changed, resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("asked", ["resume", "overwrite"])
+def test_what_a_killed_training_left_half_written_is_removed(cfg, tmp_path, asked):
+    write(tmp_path, cfg)
+    (tmp_path / "model_final.pth.77.tmp").touch()
+    with pytest.raises(FileExistsError):
+        check_output_folder(cfg, resume=False, overwrite=False)
+    assert (tmp_path / "model_final.pth.77.tmp").is_file()
+    check_output_folder(cfg, **{"resume": False, "overwrite": False, asked: True})
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "model_0000099.pth"}

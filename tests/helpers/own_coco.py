@@ -1,7 +1,6 @@
 """A COCO keypoint file of two classes of one's own, with its photos, and the command that prepares it."""
 
 import copy
-import csv
 import json
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 from kgdet_d2 import cli
 from kgdet_d2.schema import load_schema
 from kgdet_d2.structures.annotations import AnnotationTable
+from tests.helpers.garments_lost import read_report
 
 SIZE = (64, 48)
 SHIRT, SKIRT = 0, 7_000_000_000  # category ids: zero, a gap, more than 32 bits
@@ -111,8 +111,7 @@ class OwnCoco:
         )
 
     def report(self, split: str = "train") -> list[dict[str, str]]:
-        with open(self.root / f"mine/annotations/{split}_report.tsv", newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file, dialect=csv.excel_tab))
+        return read_report(self.root / f"mine/annotations/{split}_report.tsv")
 
 
 def assert_same(found: AnnotationTable, expected: AnnotationTable) -> None:

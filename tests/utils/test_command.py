@@ -25,12 +25,23 @@ def test_the_command_s_own_status(status):
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("a\nb"), FileNotFoundError("a b"), FloatingPointError("a b"), BrokenProcessPool("a b")],
+    [
+        ValueError("a\nb"),
+        FileNotFoundError("a b"),
+        FloatingPointError("a b"),
+        BrokenProcessPool("a b"),
+        MemoryError("a b"),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_what_a_user_can_settle_is_one_line(error, capsys):
     assert exit_status(raising(error)) == 1
     assert capsys.readouterr().err == "error: a b\n"
+
+
+def test_an_error_without_words_is_called_by_its_name(capsys):
+    assert exit_status(raising(MemoryError())) == 1
+    assert capsys.readouterr().err == "error: MemoryError\n"
 
 
 def test_a_runtime_error_is_a_line_where_this_package_raises_it(tmp_path, capsys):

@@ -7,6 +7,7 @@ import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 
 import yaml
@@ -15,9 +16,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from kgdet_d2.data.convert.coco import CocoFile, read_coco
 from kgdet_d2.data.convert.coco_photos import PhotoFolder, read_split
 from kgdet_d2.data.convert.coco_schema import check_same_classes, describe_schema, match_categories
-from kgdet_d2.data.convert.records import write_split
+from kgdet_d2.data.convert.records import begin_file, begin_split, print_split
 from kgdet_d2.schema import KeypointSchema, load_schema, schema_from_description, schema_to_yaml
-from kgdet_d2.utils.io import atomic_write
 
 DESCRIPTION = """Turn COCO keypoint files into a data set of your own classes and landmarks.
 
@@ -88,14 +88,16 @@ def prepare(args: argparse.Namespace) -> None:
     }
     with ExitStack() as stack:
         if chosen.content is not None:
-            stack.enter_context(atomic_write(folder / SCHEMA)).write(chosen.content)
+            begin_file(stack, folder / SCHEMA, methodcaller("write", chosen.content))
         splits = {split: _split_entry(folder, split, photos[split].root) for split in files}
         content = yaml.safe_dump(
             {"name": args.name, "schema": SCHEMA, "splits": splits}, sort_keys=False, allow_unicode=True
         )
-        stack.enter_context(atomic_write(folder / DATASET)).write(content.encode())
-        for split, (annotations, problems) in results.items():
-            write_split(folder / ANNOTATIONS, SPLITS[split], annotations, problems)
+        begin_file(stack, folder / DATASET, methodcaller("write", content.encode()))
+        for split, result in results.items():
+            begin_split(stack, folder / ANNOTATIONS, SPLITS[split], *result)
+    for split, result in results.items():
+        print_split(folder / ANNOTATIONS, SPLITS[split], *result)
     _print_schema(chosen.schema, folder / SCHEMA)
     found = os.path.abspath(folder.parent) == os.path.abspath(root)
     where = "" if found else f"DETECTRON2_DATASETS={shlex.quote(str(folder.parent))} "

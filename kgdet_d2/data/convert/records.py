@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from dataclasses import field as dataclass_field
+from functools import partial
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, BinaryIO
@@ -225,27 +226,61 @@ def write_report(file: BinaryIO, problems: Iterable[RecordIssue]) -> None:
     writer.writerows(map(astuple, problems))
 
 
+def begin_file(stack: ExitStack, path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file that appears under its name when the stack is closed, with the others of the stack.
+
+    Raises:
+        OSError: it cannot be written, as where the disk is full; that is found before any of them appears.
+    """
+    file = stack.enter_context(atomic_write(path))
+    write(file)
+    file.flush()
+
+
+def begin_split(
+    stack: ExitStack,
+    folder: Path,
+    split: str,
+    annotations: AnnotationTable,
+    problems: Sequence[RecordIssue],
+    others: Mapping[str, Callable[[BinaryIO], object]] | None = None,
+) -> None:
+    """Write ``<split>.npz``, ``<split>_report.tsv`` and other files by name, see :func:`begin_file`."""
+    files: dict[str, Callable[[BinaryIO], object]] = {
+        **(others or {}),
+        f"{split}_report.tsv": partial(write_report, problems=problems),
+        f"{split}.npz": annotations.save,
+    }
+    for name, write in files.items():
+        begin_file(stack, folder / name, write)
+
+
 def write_split(
     folder: Path,
     split: str,
     annotations: AnnotationTable,
     problems: Sequence[RecordIssue],
-    others: Mapping[str, Callable[[BinaryIO], None]] | None = None,
+    others: Mapping[str, Callable[[BinaryIO], object]] | None = None,
 ) -> None:
-    """Write ``<split>.npz``, ``<split>_report.tsv`` and other files by name, all or none; print counts.
+    """Write a split's files, see :func:`begin_split`, all or none; print counts.
 
     An interruption leaves what was there before, but for one in the moment in which all are renamed.
     """
-    file, report = folder / f"{split}.npz", folder / f"{split}_report.tsv"
     with ExitStack() as stack:
-        for name, write in (others or {}).items():
-            write(stack.enter_context(atomic_write(folder / name)))
-        write_report(stack.enter_context(atomic_write(report)), problems)
-        annotations.save(file)
+        begin_split(stack, folder, split, annotations, problems, others)
+    print_split(folder, split, annotations, problems)
+
+
+def print_split(
+    folder: Path, split: str, annotations: AnnotationTable, problems: Sequence[RecordIssue]
+) -> None:
+    """Print what is in a split's files."""
     regions = int(annotations.iscrowd.sum())
     garments = annotations.num_garments - regions
-    print(f"{file}: {len(annotations)} photos, {garments} garments, {regions} regions to ignore")
+    counts = f"{len(annotations)} photos, {garments} garments, {regions} regions to ignore"
+    print(f"{folder / split}.npz: {counts}")
     if problems:
+        report = folder / f"{split}_report.tsv"
         print(f"{report}: {len(problems)} problems\n{count_problems(problems)}", file=sys.stderr)
 
 

@@ -17,13 +17,12 @@ from kgdet_d2.engine.predict.outputs import PHOTOS, merge_parts, read_photos
 from kgdet_d2.engine.predict.parts import Part
 from kgdet_d2.engine.predict.sources import Source
 from kgdet_d2.utils.catalog import schema_of_config
-from kgdet_d2.utils.io import atomic_write, sha256, sha256_of_file, write_json
+from kgdet_d2.utils.io import UNFINISHED, atomic_write, sha256, sha256_of_file, write_json
 
 Files = Iterable[tuple[str, bytes]]  # by their paths below the output folder
 # Predicts parts, in any order, and calls the function with the numbers of photos that have been predicted.
 Engine = Callable[[Sequence[Part], Callable[[int], object]], Iterator[tuple[Part, Files]]]
 STATE = "run.json"
-_UNFINISHED = "*.[0-9]*.tmp"  # the names that atomic_write and _write_part give to what is not whole
 _SHOWN = 10  # photos that could not be read
 
 
@@ -92,9 +91,9 @@ class Job:
             differing = [name for name, value in settings.items() if earlier.get(name) != value]
             if differing:
                 raise ValueError(f"--resume: {self.output} is of a run with other {', '.join(differing)}")
-        elif not all(path.match(f"{STATE}{_UNFINISHED[1:]}") for path in there):
+        elif not all(path.match(f"{STATE}{UNFINISHED[1:]}") for path in there):
             raise ValueError(f"--resume: {self.output} is of no run, it has no {STATE}")
-        for unfinished in list(self.output.rglob(_UNFINISHED)):
+        for unfinished in list(self.output.rglob(UNFINISHED)):
             shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
         if not state.is_file():
             write_json(state, settings)
@@ -155,13 +154,17 @@ def _write_part(output: Path, part: Part, files: Files) -> None:
     folder = output / part.folder
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     unfinished.mkdir(parents=True)
-    for path, content in files:
-        if path.startswith(part.folder):
-            (unfinished / Path(path).name).write_bytes(content)
-        else:
-            with atomic_write(output / path) as file:
-                file.write(content)
-    unfinished.rename(folder)
+    try:
+        for path, content in files:
+            if path.startswith(part.folder):
+                (unfinished / Path(path).name).write_bytes(content)
+            else:
+                with atomic_write(output / path) as file:
+                    file.write(content)
+        unfinished.rename(folder)
+    finally:
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
 
 
 def summarize(output: Path) -> int:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
+from kgdet_d2.data.convert import records
 from kgdet_d2.data.convert.records import (
     RecordError,
     RecordIssue,
@@ -254,3 +256,25 @@ def test_an_interrupted_split_leaves_what_was_there(annotations, tmp_path, raise
     with pytest.raises(raised):
         write_split(tmp_path, "val", annotations, PROBLEMS, {"more": write})
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "before")
+
+
+def test_a_full_disk_that_is_told_when_buffers_are_written(annotations, tmp_path, monkeypatch):
+    """Of a file that is renamed after others: these are as they were."""
+    whole = records.atomic_write
+
+    class Buffered(io.BytesIO):
+        """Takes all, and finds the disk full when it is flushed."""
+
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    @contextmanager
+    def buffered(path):
+        with whole(path) as file:
+            yield Buffered() if path.name == "val_report.tsv" else file
+
+    (tmp_path / "val.npz").write_text("before")
+    monkeypatch.setattr(records, "atomic_write", buffered)
+    with pytest.raises(OSError, match="No space left"):
+        write_split(tmp_path, "val", annotations, PROBLEMS)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"val.npz": "before"}
