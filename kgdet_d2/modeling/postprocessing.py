@@ -12,6 +12,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from kgdet_d2.geometry.points import GridIndex, boxes_to_pixels, offsets_to_points, to_float32
+from kgdet_d2.modeling.finite import finite_rows
 from kgdet_d2.modeling.heads.outputs import LocationPredictions, StageOutput
 
 
@@ -87,7 +88,7 @@ class KGDetPostprocessor:
         strides: Tensor,
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """Detect the garments of each image.
+        """Detect the garments of each image; predictions that are not finite are dropped.
 
         Args:
             predictions: at the selected locations.
@@ -106,9 +107,10 @@ class KGDetPostprocessor:
         if predictions.keypoints is not None:
             points = offsets_to_points(to_float32(predictions.keypoints), locations, strides)  # (n, K, 2)
         scores = to_float32(predictions.logits).sigmoid()  # (n, C)
+        finite = finite_rows(boxes, *(values for values in (points,) if values is not None))
         detections = []
         for number, size in enumerate(image_sizes):
-            rows = (predictions.image == number).nonzero().flatten()
+            rows = ((predictions.image == number) & finite).nonzero().flatten()
             kept, instances = self._nms(scores[rows], boxes[rows], size)
             if points is not None:
                 instances.pred_keypoints = _clip_keypoints(points[rows[kept]], instances.scores, size)
