@@ -36,7 +36,7 @@ demo: $(STAMP)  ## make a small data set, train on it for a few minutes on CPU, 
 		config=configs/sample/kgdet_plus_tiny_scratch.yaml; \
 		echo "make demo: no pretrained weights could be had; the model starts from random ones"; \
 	}; \
-	$(BIN)/python train_net.py --config-file $$config --num-gpus 0 OUTPUT_DIR output/demo && \
+	$(BIN)/python train_net.py --config-file $$config --num-gpus 0 --overwrite OUTPUT_DIR output/demo && \
 	$(BIN)/python tools/draw_predictions.py --config-file $$config --output output/demo/figures --max-images 12 \
 		MODEL.WEIGHTS output/demo/model_final.pth MODEL.DEVICE cpu MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST 0.7
 

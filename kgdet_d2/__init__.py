@@ -4,11 +4,11 @@ Importing this package registers its meta-architectures, backbones and datasets 
 Detectron2 is missing it can be imported all the same, so that ``kgdet install-detectron2`` can run.
 """
 
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from warnings import catch_warnings, filterwarnings
 
 from kgdet_d2.utils.command import DETECTRON2_MISSING
+from kgdet_d2.utils.version import VERSION
 
 if find_spec("detectron2") is not None:
     with catch_warnings():
@@ -19,10 +19,7 @@ if find_spec("detectron2") is not None:
         from kgdet_d2.garments import Garments
         from kgdet_d2.predictor import FashionPredictor
 
-try:
-    __version__ = version("kgdet_d2")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0+unknown"
+__version__ = VERSION
 
 __all__ = [
     "FashionPredictor",

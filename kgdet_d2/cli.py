@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from kgdet_d2 import __version__
 from kgdet_d2.utils.command import exit_status
+from kgdet_d2.utils.modules import import_modules
 
 
 class Command(NamedTuple):
@@ -33,6 +34,7 @@ COMMANDS = {
     "predict": Command("kgdet_d2.engine.predict.command", "find the garments of photos, folders and films"),
     "demo": Command("kgdet_d2.engine.demo", "draw garments, by the arguments of Detectron2's demo"),
     "app": Command("kgdet_d2.engine.app.command", "find the garments of photos in a browser"),
+    "export": Command("kgdet_d2.engine.export", "write a model as a file that runs without this package"),
     "evaluate": Command("kgdet_d2.engine.evaluate", "evaluate stored predictions again, without the model"),
     "errors": Command("kgdet_d2.engine.errors", "tell what costs AP: kinds of errors, oracles"),
     "report": Command("kgdet_d2.engine.report.command", "write what an evaluation found as one HTML page"),
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = COMMANDS[args.command]
 
     def run() -> int | None:
+        import_modules(args.imported, "--import")
         module = import_module(command.module)
         parser = module.make_parser()
         parser.prog = f"kgdet {args.command}"
@@ -79,6 +82,14 @@ def _make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"kgdet_d2 {__version__}")
+    parser.add_argument(
+        "--import",
+        dest="imported",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="of your own, which registers datasets; imported first; may be given again",
+    )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="of the command")
     return parser

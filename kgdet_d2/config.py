@@ -1,9 +1,6 @@
 """Config keys that KGDet and its peers add to Detectron2's, their allowed values, and load_config."""
 
-import os
-import sys
-from collections.abc import Callable, Iterable
-from importlib import import_module
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from kgdet_d2.config_checks import check_config
 from kgdet_d2.config_files import find_config
 from kgdet_d2.schema import register_under_a_name
 from kgdet_d2.utils.catalog import AUTO, schema_of_config
+from kgdet_d2.utils.modules import import_modules
 
 # Allowed words of a key.
 CHOICES = {
@@ -35,6 +33,7 @@ CHOICES = {
 RANGES = {
     "SOLVER.BACKBONE_LR_FACTOR": (0, inf),
     "SOLVER.EMA.DECAY": (0, 1),
+    "DATALOADER.MAX_BAD_SHARE": (0, 1),
     "INPUT.COLOR.BRIGHTNESS": (0, 1),
     "INPUT.COLOR.CONTRAST": (0, 1),
     "INPUT.COLOR.SATURATION": (0, 1),
@@ -244,6 +243,12 @@ def _add_flip_fusion_keys(cfg: CfgNode) -> None:
 def _add_input_keys(cfg: CfgNode) -> None:
     # Modules of one's own that register datasets, by name; they are imported before a dataset is asked for.
     cfg.DATASETS.IMPORT = []
+    # Share of the training photos that may be unreadable, 0..1: others take their places. Beyond it training
+    # stops.
+    cfg.DATALOADER.MAX_BAD_SHARE = 0.01
+    # Lay what is transparent in a photo on white, as cut-out garments of shops are meant. False: take the
+    # colours that the file has under it, as Detectron2 does.
+    cfg.INPUT.ALPHA_ON_WHITE = False
     # Training only. Large-scale jitter by a factor from (min, max), for instance (0.1, 2.0): the image is
     # fitted into a square of factor x MAX_SIZE_TRAIN pixels, and from an image larger than MAX_SIZE_TRAIN a
     # random part is cropped. It takes the place of MIN_SIZE_TRAIN. () is off.
@@ -374,22 +379,11 @@ def _made_config(merge: Callable[[CfgNode], None], opts: list[str], what: str) -
         cfg.merge_from_list(opts)
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"{what} with {opts}: {error}") from error
-    _import_modules(cfg.DATASETS.IMPORT)
+    import_modules(cfg.DATASETS.IMPORT, "DATASETS.IMPORT")
     _follow_data(cfg)
     check_config(cfg, CHOICES, RANGES)
     cfg.freeze()
     return cfg
-
-
-def _import_modules(names: Iterable[str]) -> None:
-    """Import modules of the user's, which may stand in the working directory."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # where Python itself looks for a script's modules, and kgdet would not
-    for name in names:
-        try:
-            import_module(name)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"DATASETS.IMPORT: {name!r}: {error}") from error
 
 
 def _is_ours(cfg: CfgNode) -> bool:

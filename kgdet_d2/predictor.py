@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
@@ -12,10 +13,15 @@ from torch import nn
 
 from kgdet_d2.checkpoint.checkpointer import find_model_config, load_model
 from kgdet_d2.data.images import Photo, image_to_tensor, to_array
+from kgdet_d2.export.compare import Difference
+from kgdet_d2.export.exporter import export_model
+from kgdet_d2.export.options import ExportOptions
 from kgdet_d2.garments import Garments
 from kgdet_d2.modeling import optimize_for_inference
+from kgdet_d2.synthetic import generate_photo
 from kgdet_d2.utils.catalog import schema_of_config
 
+DRAWN_PHOTOS = 2  # an exported file is compared on so many where none are given
 DEALT_BATCHES = 4  # so many batches of photos are dealt by size at a time
 # A garment has one name here: of those that overlap so much the best is left.
 _ONE_NAME = ["MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST", "0.7"]
@@ -38,14 +44,19 @@ class PhotoMapper:
 
     def __init__(self, cfg: CfgNode):
         self.image_format = cfg.INPUT.FORMAT
+        self.alpha_on_white = cfg.INPUT.ALPHA_ON_WHITE
         self.resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
     def __call__(self, photo: Photo) -> dict:
         """Return ``image``, a tensor of the resized photo, and the photo's own ``height`` and ``width``."""
-        image = to_array(photo, self.image_format)
+        image = to_array(photo, self.image_format, alpha_on_white=self.alpha_on_white)
         height, width = image.shape[:2]
         resized = self.resize.get_transform(image).apply_image(image)
         return {"image": image_to_tensor(resized), "height": height, "width": width}
+
+    def read(self, photo: Photo) -> np.ndarray:
+        """Return the pixels that the network's input is made of, in RGB: uint8 (H, W, 3)."""
+        return to_array(photo, "RGB", alpha_on_white=self.alpha_on_white)
 
 
 class FashionPredictor:
@@ -150,3 +161,31 @@ class FashionPredictor:
         outputs = [output["instances"] for output in self.model(inputs)]
         kept = [instances[instances.scores >= self.score_threshold] for instances in outputs]
         return [Garments.from_instances(instances, self.schema) for instances in kept]
+
+    def export(
+        self, path: str | Path, format: str = "onnx", *, photos: Sequence[Photo] = (), **options: Any
+    ) -> Difference:
+        """Write the model as a file that runs without this package, see ``docs/EXPORT.md``.
+
+        Args:
+            path: the file, whose suffix is the format's; it is written only if it finds what the model finds.
+            format: "onnx" or "pt2".
+            photos: on which that is compared; default: drawn ones.
+            options: the other attributes of :class:`~kgdet_d2.export.options.ExportOptions`.
+
+        Returns:
+            By how much the two differ.
+
+        Raises:
+            ValueError: the model or an option is not supported, or the file finds something else.
+            ImportError: a package that the format takes is missing.
+            OSError: the weights cannot be read, or the file not be written.
+            RuntimeError: a photo cannot be read.
+        """
+        chosen = ExportOptions(format=format, **options)
+        chosen.check(self.cfg, path)
+        drawn = (
+            [generate_photo(index).image[:, :, ::-1] for index in range(DRAWN_PHOTOS)] if not photos else []
+        )
+        arrays = [*(self.mapper.read(photo) for photo in photos), *drawn]
+        return export_model(self.model, self.cfg, path, arrays, chosen, self.score_threshold)

@@ -184,7 +184,7 @@ def commands_in(text):
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S))
     lines = blocks.splitlines() + re.findall(r"`([^`\n]+)`", text)
     for line in lines:
-        words = line.split("#")[0].split()
+        words = line.split("#")[0].replace("kgdet --import my_module", "kgdet").split()
         if words[:1] == ["kgdet"] and len(words) > 1:
             yield words
 

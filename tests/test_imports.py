@@ -26,7 +26,18 @@ MAY_IMPORT = {
     "visualizer": {"structures", "schema", "utils"},
     "figure_page": {"visualizer", "structures", "schema", "utils"},
     "garments": {"visualizer", "data", "structures", "schema", "utils"},
-    "predictor": {"garments", "checkpoint", "modeling", "data", "config", "schema", "utils"},
+    "export": {"modeling", "layers", "geometry", "schema", "utils"},
+    "predictor": {
+        "export",
+        "garments",
+        "checkpoint",
+        "modeling",
+        "synthetic",
+        "data",
+        "config",
+        "schema",
+        "utils",
+    },
     "complexity": {"modeling", "layers", "config", "geometry", "schema", "utils"},
     "install_detectron2": {"utils"},
     "__init__": {"predictor", "garments", "config", "utils"},
@@ -38,7 +49,7 @@ MAY_IMPORT["__main__"] = {"cli"}
 REGISTERING = {"__init__": {f"{PACKAGE}.data", f"{PACKAGE}.modeling"}}
 NEVER = {"train_net", "tools", "datasets", "benchmarks", "tests"}
 THIRD_PARTY = {"schema": {"numpy", "yaml"}, "geometry": {"torch"}}
-NETWORKS = {"modeling", "layers", "checkpoint", "engine"}
+NETWORKS = {"modeling", "layers", "checkpoint", "export", "engine"}
 
 
 def names_imported(path):

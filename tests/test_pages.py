@@ -1,4 +1,4 @@
-"""Every code block of README.md and docs/USE.md runs, one after another, in a folder of a user's."""
+"""Every code block of README and of the guides runs, one after another, in a folder of a user's."""
 
 import os
 import re
@@ -18,7 +18,8 @@ from kgdet_d2.synthetic import generate_photo
 from tests.helpers.untrained import save_untrained
 
 ROOT = Path(__file__).parents[1]
-LANGUAGES = {"sh", "python", "text", "bibtex"}
+PAGES = ("README.md", "docs/USE.md", "docs/OWN_DATA.md")
+LANGUAGES = {"sh", "python", "text", "yaml", "bibtex"}
 # Lines of shell blocks that are not run here, and why.
 NOT_RUN = {
     "make ": "this is one of its tests; the continuous integration calls it",
@@ -36,13 +37,13 @@ def blocks(page):
 
 
 def runnable():
-    for page in ("README.md", "docs/USE.md"):
+    for page in PAGES:
         for language, code, line in blocks(page):
             if language in ("sh", "python"):
                 yield pytest.param(page, language, code, line, id=f"{page}:{line}")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/USE.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_blocks_say_what_they_are(page):
     unknown = [f"{page}:{line}" for language, _, line in blocks(page) if language not in LANGUAGES]
     assert not unknown
@@ -65,6 +66,7 @@ def folder(tmp_path_factory):
     shutil.copy(folder / "docs/1.jpg", folder / "photos/1.jpg")
     write_film(folder / "film.mp4")
     write_datasets(folder / "datasets")
+    (folder / "datasets/make_own_example.py").symlink_to(ROOT / "datasets/make_own_example.py")
     return folder
 
 

@@ -15,7 +15,8 @@ from detectron2.modeling import build_model
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
-from kgdet_d2.checkpoint.convert import RELEASE_CONFIG, from_release, origin_of, read_checkpoint
+from kgdet_d2.checkpoint.convert import RELEASE_CONFIG, from_release, origin_of
+from kgdet_d2.checkpoint.files import check_finite, read_arrays, read_checkpoint
 from kgdet_d2.checkpoint.transfer import transfer
 from kgdet_d2.config import check_weights, config_from_text, load_config
 from kgdet_d2.schema import DEEPFASHION2, KeypointSchema, register_under_a_name
@@ -32,7 +33,7 @@ class FashionCheckpointer(DetectionCheckpointer):
     :meth:`load` expects a file of the whole model; with ``checkpointables=[]``, as where a training starts,
     it takes the weights that fit, and logs in one line what it has left out. Of a file of other classes or
     landmarks it then takes those of the same name, and logs a table. The release's own files are taken as
-    they are. But for Detectron2's .pkl files no pickle is executed.
+    they are. Nothing of a file is executed, and weights that are no numbers are refused.
 
     Args:
         model: to save and load.
@@ -99,12 +100,14 @@ class FashionCheckpointer(DetectionCheckpointer):
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if filename.endswith((".pkl", ".pyth")):
-            return super()._load_file(filename)
+        if filename.endswith(".pkl"):
+            return _from_model_zoo(read_arrays(Path(filename)), filename)
         checkpoint = read_checkpoint(Path(filename))
         schema = _schema_of(checkpoint, filename)
         checkpoint.pop(_DESCRIPTION, None)
-        return self._of_our_schema(as_ours(checkpoint, Path(filename)), schema, filename)
+        ours = as_ours(checkpoint, Path(filename))
+        check_finite(ours["model"], filename)
+        return self._of_our_schema(ours, schema, filename)
 
     def _of_our_schema(
         self, checkpoint: dict[str, Any], schema: KeypointSchema | None, filename: str
@@ -158,6 +161,20 @@ class FashionCheckpointer(DetectionCheckpointer):
             )
         if listed:
             self.logger.info("%s: took %s; %s", self._path, numbers, listed)
+
+
+def _from_model_zoo(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return what Detectron2's checkpointer makes of a file of its model zoo, or of Caffe2's.
+
+    Raises:
+        ValueError: a weight holds a NaN or an infinity.
+    """
+    if not ("model" in content and "__author__" in content):
+        blobs = content.get("blobs", content)
+        weights = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
+        content = {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+    check_finite(content["model"], path)
+    return content
 
 
 def is_whole(path: str | Path) -> bool:

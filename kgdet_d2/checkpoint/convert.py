@@ -2,8 +2,6 @@
 
 import argparse
 import hashlib
-import pickle
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from operator import attrgetter
@@ -12,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kgdet_d2.checkpoint.files import read_checkpoint
 from kgdet_d2.checkpoint.mmdet import (
     Architecture,
     mmdet_key_map,
@@ -75,28 +74,6 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.output}: written")
     changes = " ".join(f'{key} "{value}"' for key, value in opts.items())
     print(f"Changes that {Path(args.config_file).name} needs for this model: {changes or 'none'}")
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a file by ``torch.save`` of a dict, of tensors and plain Python alone.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it holds something else.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        content = (
-            f"an object of {refused[1]}, which is not executed" if refused else "a file that is no such thing"
-        )
-        raise ValueError(f"{path}: expected tensors and plain Python by torch.save, got {content}") from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"{path}: expected a dict, got {type(checkpoint).__name__}")
-    return checkpoint
 
 
 def origin_of(path: Path) -> dict[str, str]:

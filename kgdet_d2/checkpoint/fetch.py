@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from kgdet_d2.checkpoint.backbone_weights import BACKBONE_WEIGHTS, BackboneWeights, to_backbone
-from kgdet_d2.checkpoint.convert import read_checkpoint
+from kgdet_d2.checkpoint.files import read_checkpoint
 from kgdet_d2.utils.command import command_parser
 from kgdet_d2.utils.io import atomic_write
 

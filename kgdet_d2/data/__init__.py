@@ -6,7 +6,7 @@ Importing registers the datasets below ``$DETECTRON2_DATASETS``.
 import os
 
 from kgdet_d2.data.dataset import FashionDataset, fashion_dataset, training_dataset
-from kgdet_d2.data.loaders import ImagePairs, build_pair_train_loader, build_train_loader
+from kgdet_d2.data.loaders import ImagePairs, TestPhotos, build_pair_train_loader, build_train_loader
 from kgdet_d2.data.mapper import FashionDatasetMapper
 from kgdet_d2.data.register import register_all, register_fashion
 from kgdet_d2.structures.annotations import AnnotationTable
@@ -18,6 +18,7 @@ __all__ = [
     "FashionDataset",
     "FashionDatasetMapper",
     "ImagePairs",
+    "TestPhotos",
     "build_pair_train_loader",
     "build_train_loader",
     "fashion_dataset",

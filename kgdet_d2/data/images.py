@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,26 +19,38 @@ from PIL import Image
 
 Photo = str | PathLike | Image.Image | np.ndarray | torch.Tensor  # see to_array
 
+# Phones make photos of 200 million pixels, of which Pillow's own limit would have none.
+MAX_PIXELS = 2**28
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # What Pillow raises for damaged files of several formats.
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # Before a segment of an application or a comment, as some cameras and tools leave them.
 _AROUND_THE_DATA = re.compile(r"extraneous bytes before marker 0x(e.|fe)")
 
 
-def to_array(photo: Photo, image_format: str) -> np.ndarray:
+class PhotoError(RuntimeError):
+    """A photo that cannot be read; the message names it and says why."""
+
+
+# What a mapper raises for a photo: it cannot be read, or has another size than its annotation says.
+UNUSABLE_PHOTO = (PhotoError, utils.SizeMismatchError)
+
+
+def to_array(photo: Photo, image_format: str, *, alpha_on_white: bool = False) -> np.ndarray:
     """Return a photo as :func:`read_image` does.
 
     Args:
         photo: a path, a PIL image, an array uint8 (H, W, 3) in RGB or (H, W) in grey, or a tensor uint8
             (3, H, W) in RGB.
         image_format: as there.
+        alpha_on_white: as there.
 
     Raises:
         RuntimeError: a file cannot be read.
         ValueError: an array or a tensor of another shape or type.
     """
     if isinstance(photo, str | PathLike):
-        return read_image(str(photo), image_format)
+        return read_image(str(photo), image_format, alpha_on_white=alpha_on_white)
     if isinstance(photo, torch.Tensor):
         if photo.dtype != torch.uint8 or photo.ndim != 3 or len(photo) != 3:
             raise ValueError(
@@ -51,31 +63,50 @@ def to_array(photo: Photo, image_format: str) -> np.ndarray:
                 f"photo: expected an array uint8 (H, W, 3) in RGB or (H, W), got {photo.dtype} {photo.shape}"
             )
         photo = Image.fromarray(photo)
-    return _convert(photo, image_format)
+    return _convert(photo, image_format, alpha_on_white)
 
 
-def read_image(file_name: str, image_format: str) -> np.ndarray:
+def read_image(file_name: str, image_format: str, *, alpha_on_white: bool = False) -> np.ndarray:
     """Read an image upright (EXIF orientation applied), as Detectron2's ``read_image`` does.
 
-    Grey, palette and CMYK images are converted to ``image_format``, an alpha channel is left out, and of an
-    animation the first picture is taken. Detectron2 makes 16-bit grey white above 255; here its upper byte
+    Grey, palette and CMYK images are converted to ``image_format``, and of an animation the first picture is
+    taken. Detectron2 makes 16-bit grey white above 255; here its upper byte
     is kept, which is what Pillow does with 16-bit colour.
 
     Args:
         file_name: the file, of any format that Pillow reads.
         image_format: one of Pillow's modes, ``"BGR"`` or ``"YUV-BT.601"``, as ``INPUT.FORMAT``.
+        alpha_on_white: lay what is transparent on white. Otherwise, as in Detectron2, the colours are taken
+            that the file has there, whatever they are.
 
     Returns:
         uint8 (H, W, C), C channels in the order of ``image_format``; float in ``"YUV-BT.601"``.
 
     Raises:
-        RuntimeError: the file cannot be read, or its values have no known range.
+        PhotoError: the file cannot be read, its values have no known range, or it has more than
+            :data:`MAX_PIXELS`.
     """
     try:
         with PathManager.open(file_name, "rb") as file:
-            return _convert(Image.open(file), image_format)
+            return _convert(open_image(file), image_format, alpha_on_white)
     except _UNREADABLE as error:
-        raise RuntimeError(f"{file_name}: cannot read the image: {error}") from error
+        raise PhotoError(f"{file_name}: cannot read the image: {error}") from error
+
+
+def open_image(file: IO[bytes]) -> Image.Image:
+    """Open an image, without decoding it.
+
+    Raises:
+        Image.DecompressionBombError: it has more than :data:`MAX_PIXELS`.
+        OSError, SyntaxError, ValueError: it is none.
+    """
+    image = Image.open(file)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError(
+            f"expected at most {MAX_PIXELS:,} pixels, got {width:,} x {height:,}"
+        )
+    return image
 
 
 class StrictPhoto(NamedTuple):
@@ -112,10 +143,10 @@ def read_strictly(file_name: str) -> StrictPhoto:
         try:
             with PathManager.open(file_name, "rb") as file:
                 content = file.read()
-            with Image.open(io.BytesIO(content)) as image:
+            with open_image(io.BytesIO(content)) as image:
                 is_jpeg = image.format in ("JPEG", "MPO")
                 image.verify()  # PNG's check sums; of other formats nothing
-            converted = _convert(Image.open(io.BytesIO(content)), "RGB")
+            converted = _convert(open_image(io.BytesIO(content)), "RGB")
         except _UNREADABLE as error:
             raise RuntimeError(f"{file_name}: cannot read the image: {error}") from error
     if is_jpeg and (damage := _damage_of_jpeg(content, warnings_told)):
@@ -164,9 +195,12 @@ def _told_by_decoders() -> Iterator[list[str]]:
         told += dict.fromkeys([*(str(warning.message) for warning in caught), *filter(None, lines)])
 
 
-def _convert(image: Image.Image, image_format: str) -> np.ndarray:
-    upright = utils._apply_exif_orientation(image)
-    return utils.convert_PIL_to_numpy(_eight_bits(upright), image_format)
+def _convert(image: Image.Image, image_format: str, alpha_on_white: bool = False) -> np.ndarray:
+    upright = _eight_bits(utils._apply_exif_orientation(image))
+    if alpha_on_white and upright.has_transparency_data:
+        image = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return utils.convert_PIL_to_numpy(upright, image_format)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

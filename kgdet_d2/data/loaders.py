@@ -1,10 +1,12 @@
 """The training loaders: of single images, and of pairs of a user's and a shop's image."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import partial
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
 from detectron2.data.samplers import (
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
@@ -13,11 +15,14 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
-from kgdet_d2.data.dataset import FashionDataset, is_wide, training_dataset
+from kgdet_d2.data.dataset import FashionDataset, fashion_dataset, is_wide, training_dataset
+from kgdet_d2.data.images import UNUSABLE_PHOTO
 from kgdet_d2.data.mapper import FashionDatasetMapper
 from kgdet_d2.data.stream import TrainStream
 from kgdet_d2.structures.annotations import item_ids
 from kgdet_d2.utils.catalog import check_mirroring
+
+logger = logging.getLogger(__name__)
 
 # --- single images ---
 
@@ -44,6 +49,7 @@ def build_train_loader(cfg: CfgNode) -> TrainStream:
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         groups=wide,
         seed=cfg.SEED if cfg.SEED >= 0 else None,
+        max_bad_share=cfg.DATALOADER.MAX_BAD_SHARE,
     )
 
 
@@ -78,6 +84,47 @@ def _sampler(cfg: CfgNode, dataset: Dataset, seed: int) -> Sampler:
         return RepeatFactorTrainingSampler(factors, seed=seed)
     expected = "TrainingSampler, RepeatFactorTrainingSampler or RandomSubsetTrainingSampler"
     raise ValueError(f"DATALOADER.SAMPLER_TRAIN: expected {expected}, got {name!r}")
+
+
+# --- evaluation ---
+
+
+class TestPhotos(Sized, Iterable[list[dict]]):
+    """Mapped images of a dataset, one at a time; those that cannot be used are reported and left out.
+
+    Args:
+        name: of the registered dataset.
+        mapper: dataset dict -> what the model takes.
+        num_workers: that map.
+    """
+
+    def __init__(self, name: str, mapper: Callable[[dict], dict], num_workers: int) -> None:
+        self._loader = build_detection_test_loader(
+            fashion_dataset(name),
+            mapper=partial(_map_if_usable, mapper),
+            num_workers=num_workers,
+            collate_fn=_join,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of images, unusable ones included."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        """Generate batches of one."""
+        return filter(None, self._loader)
+
+
+def _map_if_usable(mapper: Callable[[dict], dict], record: dict) -> list[dict]:
+    try:
+        return [mapper(record)]
+    except UNUSABLE_PHOTO as error:
+        logger.warning("%s; it is left out", error)
+        return []
+
+
+def _join(batch: list[list[dict]]) -> list[dict]:
+    return [image for images in batch for image in images]
 
 
 # --- pairs ---
@@ -147,6 +194,7 @@ def build_pair_train_loader(
     total_batch_size: int,
     num_workers: int,
     seed: int | None = None,
+    max_bad_share: float = 0.0,
 ) -> TrainStream:
     """Build endless batches of images, each a user's followed by the shop's of its pair, in random order.
 
@@ -156,6 +204,7 @@ def build_pair_train_loader(
         total_batch_size: images, two a pair, of all processes together.
         num_workers: of each process.
         seed: of the order; None for one that the processes agree on.
+        max_bad_share: of the pairs, see :class:`TrainStream`.
 
     Raises:
         ValueError: there are no pairs, or the images of a process are not pairs.
@@ -175,6 +224,7 @@ def build_pair_train_loader(
         batch_size=total_batch_size // (2 * processes),
         num_workers=num_workers,
         seed=seed,
+        max_bad_share=max_bad_share,
     )
 
 

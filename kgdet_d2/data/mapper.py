@@ -57,6 +57,7 @@ class FashionDatasetMapper(DatasetMapper):
         instance_mask_format: str = "polygon",
         recompute_boxes: bool = False,
         keep_ignored: bool = True,
+        alpha_on_white: bool = False,
     ) -> None:
         """Make a mapper; all but ``schema`` are Detectron2's arguments.
 
@@ -70,6 +71,7 @@ class FashionDatasetMapper(DatasetMapper):
             instance_mask_format: ``"polygon"`` or ``"bitmask"``.
             recompute_boxes: replace a box by that of its mask, where there is one.
             keep_ignored: keep regions to ignore; False for a model that would take them for garments.
+            alpha_on_white: as ``INPUT.ALPHA_ON_WHITE``, see :func:`read_image`.
         """
         super().__init__(
             is_train,
@@ -82,6 +84,7 @@ class FashionDatasetMapper(DatasetMapper):
         )
         self.schema = schema
         self.keep_ignored = keep_ignored
+        self.alpha_on_white = alpha_on_white
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -100,6 +103,7 @@ class FashionDatasetMapper(DatasetMapper):
             "schema": schema,
             "augmentations": utils.build_augmentation(cfg, is_train=False),
             "image_format": cfg.INPUT.FORMAT,
+            "alpha_on_white": cfg.INPUT.ALPHA_ON_WHITE,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "use_keypoint": cfg.MODEL.KEYPOINT_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
@@ -120,7 +124,7 @@ class FashionDatasetMapper(DatasetMapper):
                 does not have its class's landmarks.
         """
         record = copy.deepcopy(dataset_dict)
-        image = read_image(record["file_name"], self.image_format)
+        image = read_image(record["file_name"], self.image_format, alpha_on_white=self.alpha_on_white)
         utils.check_image_size(record, image)
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)

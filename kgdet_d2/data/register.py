@@ -151,8 +151,9 @@ def _register_splits(dataset: str, splits: Mapping[str, _Split]) -> None:
     for suffix, split in splits.items():
         name = f"{dataset}_{suffix}"
         if name in _registered:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
+            for catalog in (DatasetCatalog, MetadataCatalog):
+                if name in catalog:
+                    catalog.remove(name)
         elif name in DatasetCatalog:
             logger.warning("dataset %r is registered already; that of %s is left out", name, split.image_root)
             continue

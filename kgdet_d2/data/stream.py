@@ -5,7 +5,11 @@ augmentation. A stream that begins at a later batch gives what one from the star
 any number of worker processes, and decodes nothing to get there.
 """
 
+import logging
+import os
 import random
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -16,11 +20,20 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from kgdet_d2.data.images import UNUSABLE_PHOTO, PhotoError
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 100  # to draw an item that can be used
+
 MakeSampler = Callable[[int], Iterable[int]]  # of a seed: the rows of this process, without end
 
 
 class TrainStream(Iterable[list[dict]]):
     """Batches of mapped items; :meth:`start_at` moves to another place.
+
+    In the place of an item whose photo cannot be read, or is not of the size that its annotation says, there
+    is another one, drawn by the place; a warning says so.
 
     Args:
         dataset: of the items.
@@ -30,6 +43,7 @@ class TrainStream(Iterable[list[dict]]):
         num_workers: of this process.
         groups: int (items,), a batch has items of one group alone; None: of any.
         seed: the same in all processes; None for one that they agree on.
+        max_bad_share: of the items that may be unusable, 0..1; one always may.
     """
 
     def __init__(
@@ -42,6 +56,7 @@ class TrainStream(Iterable[list[dict]]):
         num_workers: int,
         groups: np.ndarray | None = None,
         seed: int | None = None,
+        max_bad_share: float = 0.0,
     ) -> None:
         self.dataset = dataset
         self.mapper = mapper
@@ -50,6 +65,7 @@ class TrainStream(Iterable[list[dict]]):
         self.num_workers = num_workers
         self.groups = groups
         self.seed = comm.shared_random_seed() if seed is None else seed
+        self.max_bad_share = max_bad_share
         self.first_batch = 0
 
     def start_at(self, batch: int, seed: int) -> None:
@@ -59,11 +75,12 @@ class TrainStream(Iterable[list[dict]]):
     def __iter__(self) -> Iterator[list[dict]]:
         """Generate batches; a worker maps one ahead of those that are asked for, or two items at least."""
         loader = DataLoader(
-            _Mapped(self.dataset, self.mapper, self.seed),
+            _Mapped(self),
             batch_sampler=islice(self._batches(), self.first_batch, None),
             num_workers=self.num_workers,
             prefetch_factor=max(1, 2 // self.batch_size) if self.num_workers else None,
             collate_fn=trivial_batch_collator,
+            worker_init_fn=_end_with_the_training,
             generator=torch.Generator(),  # or it would draw from the one that the model draws from
         )
         for batch in loader:
@@ -82,16 +99,63 @@ class TrainStream(Iterable[list[dict]]):
                 waiting[group] = []
 
 
-class _Mapped(Dataset):
-    """Items that are mapped with random choices that follow from their place."""
+def _end_with_the_training(worker: int) -> None:
+    """End this worker when the process that trains is gone, be it killed.
 
-    def __init__(self, dataset: Dataset, mapper: Callable, seed: int) -> None:
-        self.dataset, self.mapper, self.seed = dataset, mapper, seed
+    PyTorch's own watch does not end one that has a batch to hand over: the other workers keep its pipe open.
+    """
+    training = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == training:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _Mapped(Dataset):
+    """A stream's items, mapped with random choices that follow from their place."""
+
+    def __init__(self, stream: TrainStream) -> None:
+        self.stream = stream
+        self._bad: set[int] = set()
 
     def __getitem__(self, item: tuple[int, int]) -> dict | list[dict]:
+        """Map an item, or another one where it cannot be used.
+
+        Raises:
+            PhotoError: more items than allowed cannot be used.
+        """
+        stream = self.stream
         place, row = item
-        with random_choices_of(self.seed, place):
-            return self.mapper(self.dataset[row])
+        for attempt in range(_ATTEMPTS):
+            try:
+                with random_choices_of(stream.seed, place):
+                    return stream.mapper(stream.dataset[row])
+            except UNUSABLE_PHOTO as error:
+                self._report(row, error)
+            row = int(np.random.default_rng([stream.seed, place, attempt]).choice(self._alike(row)))
+        raise PhotoError(f"none of {_ATTEMPTS} photos that were drawn one after another can be used")
+
+    def _report(self, row: int, error: Exception) -> None:
+        if row in self._bad:
+            return
+        self._bad.add(row)
+        number = len(self.stream.dataset)  # type: ignore[arg-type]
+        if len(self._bad) > max(1, self.stream.max_bad_share * number):
+            raise PhotoError(
+                f"{error}: {len(self._bad)} of {number} photos cannot be used, more than the share of "
+                f"DATALOADER.MAX_BAD_SHARE = {self.stream.max_bad_share:g}"
+            ) from error
+        logger.warning("%s; another photo takes its place", error)
+
+    def _alike(self, row: int) -> np.ndarray:
+        """Return the rows of the items that may stand in a batch with this one."""
+        groups = self.stream.groups
+        if groups is None:
+            return np.arange(len(self.stream.dataset))  # type: ignore[arg-type]
+        return np.flatnonzero(groups == groups[row])
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from kgdet_d2.evaluation.average_precision import average_precisions
 from kgdet_d2.evaluation.report import report_json
 from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.predictions import Predictions
-from kgdet_d2.utils.catalog import check_schema_of_datasets, schema_of_config
+from kgdet_d2.utils.catalog import check_schema_of_datasets, schema_of_config, schema_of_dataset
 from kgdet_d2.utils.command import at_least, command_parser, exit_status
 from kgdet_d2.utils.io import atomic_write
 
@@ -117,7 +117,9 @@ def run(args: argparse.Namespace) -> None:
         FileExistsError: the output is there already.
         RuntimeError: a fold's training failed.
     """
-    cfg = load_config(args.config_file, args.opts)
+    schema_of_dataset(args.dataset)
+    whole = str((args.dataset,))
+    cfg = load_config(args.config_file, ["DATASETS.TRAIN", whole, "DATASETS.TEST", whole, *args.opts])
     check_weights(cfg, required=False)
     check_schema_of_datasets([args.dataset], schema_of_config(cfg))
     number = len(fashion_dataset(args.dataset))

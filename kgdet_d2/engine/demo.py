@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from kgdet_d2.data.images import read_image
 from kgdet_d2.engine.predict.sources import find_sources
 from kgdet_d2.figure_page import write_jpeg
 from kgdet_d2.predictor import FashionPredictor
@@ -93,7 +92,7 @@ def draw_photos(predictor: FashionPredictor, inputs: list[str], output: Path | N
     one_file = output is not None and output.suffix.lower() in _PICTURES and not output.is_dir()
     if one_file and len(photos) > 1:
         raise ValueError(f"--output: expected a folder for {len(photos)} photos, got the file {output}")
-    drawn = (draw(predictor, read_image(photo.path, "RGB")) for photo in photos)
+    drawn = (draw(predictor, predictor.mapper.read(photo.path)) for photo in photos)
     if output is None:
         _show(drawn, wait=0)
         return

@@ -1,6 +1,7 @@
 """The command ``kgdet draw``: predictions beside the ground truth."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from kgdet_d2.checkpoint.checkpointer import find_model_config
 from kgdet_d2.data import fashion_dataset
-from kgdet_d2.data.images import read_image
+from kgdet_d2.data.images import PhotoError
 from kgdet_d2.figure_page import justified, titled, to_height, write_jpeg
 from kgdet_d2.predictor import FashionPredictor
 from kgdet_d2.utils.command import command_parser
@@ -40,24 +41,28 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> None:
-    """Draw the predictions of a model.
+def run(args: argparse.Namespace) -> int:
+    """Draw the predictions of a model; return 1 where a photo could not be read, else 0.
 
     Raises:
         ValueError, FileNotFoundError: a config, weights or dataset that cannot be used.
-        RuntimeError: a photo cannot be read.
     """
     cfg = find_model_config(args.config_file, args.weights, args.opts)
     if not args.dataset and not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST: expected a dataset to draw, got none; or name one with --dataset")
     dataset = args.dataset or cfg.DATASETS.TEST[0]
-    draw_dataset(cfg, dataset, args.output, max_images=args.max_images, score_threshold=args.score_threshold)
+    bad = draw_dataset(
+        cfg, dataset, args.output, max_images=args.max_images, score_threshold=args.score_threshold
+    )
+    if bad:
+        print(f"{bad} photos could not be read", file=sys.stderr)
+    return int(bad > 0)
 
 
-def draw_dataset(
-    cfg: CfgNode, dataset: str, output: Path, *, max_images: int, score_threshold: float
-) -> None:
+def draw_dataset(cfg: CfgNode, dataset: str, output: Path, *, max_images: int, score_threshold: float) -> int:
     """Write ``<photo's name>.jpg`` for each of the first ``max_images`` photos, and ``page.jpg``.
+
+    Photos that cannot be read are reported and left out.
 
     Args:
         cfg: of the model, with MODEL.WEIGHTS.
@@ -66,9 +71,11 @@ def draw_dataset(
         max_images: how many photos are drawn.
         score_threshold: 0..1; detections from it on are drawn.
 
+    Returns:
+        The number of photos that could not be read.
+
     Raises:
         ValueError: the dataset is not registered, has no schema, or no photos.
-        RuntimeError: a photo cannot be read.
     """
     records = fashion_dataset(dataset)[:max_images]
     if not records:
@@ -77,10 +84,16 @@ def draw_dataset(
     predictor = FashionPredictor.from_config(cfg, score_threshold=score_threshold)
     figures = []
     for record in tqdm(records, desc=f"drawing {dataset}", unit="photo"):
-        figure = draw_photo(record, predictor, metadata)
+        try:
+            figure = draw_photo(record, predictor, metadata)
+        except PhotoError as error:
+            tqdm.write(f"left out: {error}", file=sys.stderr)
+            continue
         write_jpeg(output / f"{Path(record['file_name']).stem}.jpg", figure)
         figures.append(to_height(figure, PAGE_ROW))
-    write_jpeg(output / "page.jpg", justified(figures, PAGE_ROW))
+    if figures:
+        write_jpeg(output / "page.jpg", justified(figures, PAGE_ROW))
+    return len(records) - len(figures)
 
 
 def draw_photo(record: dict, predictor: FashionPredictor, metadata: Metadata) -> np.ndarray:
@@ -95,9 +108,9 @@ def draw_photo(record: dict, predictor: FashionPredictor, metadata: Metadata) ->
         The figure, BGR uint8 (h, 2 w, 3).
 
     Raises:
-        RuntimeError: the photo cannot be read.
+        PhotoError: the photo cannot be read.
     """
-    image = read_image(record["file_name"], "RGB")
+    image = predictor.mapper.read(record["file_name"])
     detections = predictor(image).to_instances()
     truth = FashionVisualizer(image, metadata).draw_dataset_dict(record)
     prediction = FashionVisualizer(image, metadata).draw_instance_predictions(detections)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import (
     DefaultTrainer,
@@ -23,7 +22,6 @@ from detectron2.utils.events import EventWriter, JSONWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from kgdet_d2.checkpoint.checkpointer import FashionCheckpointer, find_model_config
 from kgdet_d2.config import check_weights
@@ -31,6 +29,7 @@ from kgdet_d2.config_files import find_config
 from kgdet_d2.data import (
     FashionDatasetMapper,
     ImagePairs,
+    TestPhotos,
     build_pair_train_loader,
     build_train_loader,
     fashion_dataset,
@@ -40,6 +39,7 @@ from kgdet_d2.engine.ema import EMAHook
 from kgdet_d2.engine.exact_resume import MetricsHook, RunningValuesHook
 from kgdet_d2.engine.hooks import check_losses
 from kgdet_d2.engine.optimizer import build_optimizer
+from kgdet_d2.engine.output_folder import check_output_folder
 from kgdet_d2.engine.summary import log_retrieval, log_summary
 from kgdet_d2.evaluation import FashionEvaluator, RetrievalEvaluator
 from kgdet_d2.modeling import optimize_for_inference
@@ -68,6 +68,7 @@ class Trainer(DefaultTrainer):
     """
 
     checkpointer: FashionCheckpointer
+    iter: int
     _ema: EMAHook | None = None
     _json_writer: JSONWriter | None = None  # of the main process
 
@@ -87,13 +88,10 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestPhotos:
         """Build the loader of a test dataset."""
-        return build_detection_test_loader(
-            fashion_dataset(dataset_name),
-            mapper=FashionDatasetMapper(cfg, is_train=False),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-        )
+        mapper = FashionDatasetMapper(cfg, is_train=False)
+        return TestPhotos(dataset_name, mapper, cfg.DATALOADER.NUM_WORKERS)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -175,6 +173,11 @@ class Trainer(DefaultTrainer):
                 f"training stopped at iteration {self.iter}: {error}. The last good checkpoint: {last_good}"
             ) from error
 
+    def after_train(self) -> None:
+        """Run the hooks' ends; one that is resumed after its last iteration counts none beyond it."""
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
+
     # Detectron2 v0.6 leaves the optimiser's momentum out of its checkpoints; later versions do as here.
     def state_dict(self) -> dict:
         """Return the state of iteration, hooks and optimiser, and the seed of what is drawn."""
@@ -216,6 +219,7 @@ class MatchingTrainer(Trainer):
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             seed=cfg.SEED if cfg.SEED >= 0 else None,
+            max_bad_share=cfg.DATALOADER.MAX_BAD_SHARE,
         )
 
     @classmethod
@@ -239,9 +243,7 @@ class MatchingTrainer(Trainer):
             cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
         )
         for name, retrieval in retrievals.items():
-            loader = build_detection_test_loader(
-                fashion_dataset(name), mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
-            )
+            loader = TestPhotos(name, mapper, cfg.DATALOADER.NUM_WORKERS)
             scores = inference_on_dataset(gt_box_model, loader, retrieval)  # resets the evaluator first
             if comm.is_main_process():
                 dataset_results = results if len(names) == 1 else results[name]
@@ -269,6 +271,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         ValueError, FileNotFoundError: a config or weights that cannot be used.
+        FileExistsError: see :func:`check_output_folder`.
         RuntimeError: a GPU is asked for where there is none.
     """
     opts = list(args.opts)
@@ -280,6 +283,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise RuntimeError("no CUDA device was found; train on the CPU with --num-gpus 0")
     check_weights(cfg, required=args.eval_only)
     check_schema_of_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), schema_of_config(cfg))
+    if not args.eval_only and comm.is_main_process():
+        check_output_folder(cfg, resume=args.resume, overwrite=getattr(args, "overwrite", False))
     # Detectron2 logs the file's text, and does not know the names of those that come with the package.
     config_file = str(find_config(args.config_file)) if args.config_file else ""
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": config_file}))
@@ -304,9 +309,12 @@ def main(args: argparse.Namespace) -> dict:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``kgdet train``: Detectron2's, and --weights."""
+    """Return the parser of ``kgdet train``: Detectron2's, --weights and --overwrite."""
     parser = default_argument_parser(EXAMPLES)
     parser.description = DESCRIPTION
+    parser.add_argument(
+        "--overwrite", action="store_true", help="begin anew, though there are checkpoints in OUTPUT_DIR"
+    )
     parser.add_argument(
         "--weights",
         metavar="FILE",

@@ -146,8 +146,13 @@ class FashionEvaluator(DatasetEvaluator):
                 "%s: %d of %d photos were not predicted; their garments count as missed",
                 *(self.dataset_name, missing, len(truth)),
             )
+        results = self._scores(predictions)
         if self.output_dir:
             self._save(predictions, self.output_dir)
+        return results
+
+    def _scores(self, predictions: Predictions) -> dict[str, dict[str, float]]:
+        truth = self.ground_truth
         if not truth.num_garments:
             logger.info("%s: there is no garment in its annotations, so nothing to score", self.dataset_name)
             return {}
@@ -163,10 +168,14 @@ class FashionEvaluator(DatasetEvaluator):
         return results
 
     def _save(self, predictions: Predictions, folder: str) -> None:
-        predictions.save(os.path.join(folder, "predictions.npz"))
-        if self.save_coco_results:
-            with atomic_write(os.path.join(folder, "coco_instances_results.json")) as file:
-                write_json_array(file, predictions.coco_results())
+        """Write the predictions; where that fails it is logged, and the scores are returned all the same."""
+        try:
+            predictions.save(os.path.join(folder, "predictions.npz"))
+            if self.save_coco_results:
+                with atomic_write(os.path.join(folder, "coco_instances_results.json")) as file:
+                    write_json_array(file, predictions.coco_results())
+        except OSError as error:
+            logger.error("the predictions could not be written: %s", error)
 
 
 def log_scores(results: Mapping[str, Mapping[str, float]], ground_truth: AnnotationTable) -> None:

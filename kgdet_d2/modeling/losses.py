@@ -355,14 +355,8 @@ class RepPointsCriterion(PointSetCriterion):
                 matched_idxs.append(image_matched_idxs)
             stages_matched_idxs.append(matched_idxs)
         with_keypoints = stages[0].keypoints is not None
-        return [
-            gather_targets(
-                _leave_out_regions(matched_idxs, locations, regions),
-                all_garments,
-                with_keypoints=with_keypoints,
-            )
-            for matched_idxs in stages_matched_idxs
-        ]
+        left = [_leave_out_regions(matched, locations, regions) for matched in stages_matched_idxs]
+        return [gather_targets(matched, all_garments, with_keypoints=with_keypoints) for matched in left]
 
 
 def _match_by_center(

@@ -273,16 +273,36 @@ def refine_detections(refiner: KeypointRefiner, fine: Tensor, detections: list[I
     return refined
 
 
+def score_refined(
+    outcome: Refinement, scores: Tensor, present: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Score n refined detections, as :func:`refine_detections` says.
+
+    Args:
+        outcome: of the refiner.
+        scores: (n,) of the detections before.
+        present: (n, m) bool, the keypoints that their classes have.
+
+    Returns:
+        The scores (n,), the keypoints' predicted similarity (n, m), 0 where absent, and the scores (n,) of
+        each garment's keypoints together, None where the refiner predicts no quality.
+    """
+    if outcome.verification is not None:
+        scores = (scores * to_float32(outcome.verification).sigmoid()).sqrt()
+    similarity = present.to(scores)
+    if outcome.quality is None:
+        return scores, similarity, None
+    similarity = similarity * to_float32(outcome.quality).sigmoid()
+    return scores, similarity, scores * similarity.sum(dim=1) / present.sum(dim=1)
+
+
 def _refined(detections: Instances, outcome: Refinement, slots: Tensor) -> Instances:
     """Return one image's detections, whose keypoints have slots (n, m), with the outcome in them."""
     detections = Instances(detections.image_size, **detections.get_fields())
-    if outcome.verification is not None:
-        detections.scores = (detections.scores * to_float32(outcome.verification).sigmoid()).sqrt()
     present = slots >= 0
-    similarity = present.to(detections.scores)  # (n, m)
-    if outcome.quality is not None:
-        similarity = similarity * to_float32(outcome.quality).sigmoid()
-        detections.keypoint_scores = detections.scores * similarity.sum(dim=1) / present.sum(dim=1)
+    detections.scores, similarity, together = score_refined(outcome, detections.scores, present)
+    if together is not None:
+        detections.keypoint_scores = together
     if outcome.boxes is not None:
         detections.pred_boxes = Boxes(to_float32(outcome.boxes))
         detections.pred_boxes.clip(detections.image_size)

@@ -9,7 +9,8 @@ DETECTRON2_MISSING = (
     "Detectron2 is not installed, and no package index has it under its name; install it with: "
     "kgdet install-detectron2 (in a checkout: python tools/install_detectron2.py)"
 )
-_OPTIONAL = frozenset({"gradio", "ray", "supervision", "timm"})  # packages; whoever needs one names its extra
+# Packages; whoever needs one names its extra.
+_OPTIONAL = frozenset({"gradio", "onnx", "onnxruntime", "onnxscript", "ray", "supervision", "timm"})
 _INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 

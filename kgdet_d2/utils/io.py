@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -58,3 +59,21 @@ def write_json_array(file: IO[bytes], items: Iterable[object], *, allow_nan: boo
         file.write(b",\n" if number else b"\n")
         file.write(json.dumps(item, allow_nan=allow_nan).encode())
     file.write(b"\n]\n")
+
+
+def sha256(blocks: Iterable[bytes]) -> str:
+    """Return the SHA-256 of blocks of bytes, one after another, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """Return a file's SHA-256, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return sha256(iter(lambda: file.read(2**20), b""))

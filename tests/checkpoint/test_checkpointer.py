@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 
 import pytest
 import torch
@@ -197,3 +198,45 @@ def test_landmarks_as_text(schema):
     del lacking["sigmas"]
     with pytest.raises(ValueError, match=r"keypoint schema: expected the attributes .*sigmas.*, got"):
         KeypointSchema.from_dict(lacking)
+
+
+# --- files that are whole or not there ---
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
+    path, cfg, model = save(tmp_path)
+    before = path.read_bytes()
+    checkpointer = FashionCheckpointer(model, str(tmp_path), cfg=cfg)
+
+    def full(content, stream):
+        stream.write(b"PK")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpointer.save(path.stem)
+    assert path.read_bytes() == before
+    assert not [file for file in tmp_path.iterdir() if file.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "empty"])
+def test_the_newest_whole_checkpoint_is_taken(tmp_path, damage, caplog):
+    cfg = load_config(CONFIG, CPU)
+    checkpointer = FashionCheckpointer(KGDet(cfg), str(tmp_path), cfg=cfg)
+    for number, name in enumerate(["model_0000001", "model_0000003", "model_0000005"]):
+        checkpointer.save(name)
+        os.utime(tmp_path / f"{name}.pth", (number, number))
+    last = tmp_path / "model_0000005.pth"
+    assert checkpointer.get_checkpoint_file() == str(last)
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes({"cut": content[:-100], "flipped": content}.get(damage, b""))
+    if damage == "missing":
+        last.unlink()
+    with caplog.at_level(logging.WARNING):
+        assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000003.pth")
+    assert "model_0000005.pth: the last checkpoint is cut off or missing" in caplog.text
+    for file in tmp_path.glob("*.pth"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"model_0000005\.pth: the last checkpoint .* and so are all"):
+        checkpointer.get_checkpoint_file()

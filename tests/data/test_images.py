@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kgdet_d2.data.images import read_image, read_strictly
+from kgdet_d2.data.images import read_image, read_strictly, to_array
 
 # How the stored quarters 0 1 / 2 3 are to be seen, by EXIF orientation. The standard says where the stored
 # first row and first column belong: 6, for instance, is "row 0 at the right, column 0 at the top".
@@ -116,11 +118,45 @@ def test_damaged_photos_are_named(tmp_path, ending):
         read_image(str(path), "RGB")
 
 
-def test_a_photo_larger_than_pillow_allows_is_named(path, monkeypatch):
-    Image.new("L", (40, 40)).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(RuntimeError, match=r"photo\.png: cannot read the image: .*exceeds limit"):
-        read_image(path, "RGB")
+@pytest.mark.parametrize(
+    ("side", "reason"), [(20_000, "at most 268,435,456 pixels"), (100_000, "exceeds limit")]
+)
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_a_photo_of_too_many_pixels_is_named(path, side, reason):
+    """By its header, before anything is decoded."""
+    Image.new("1", (8, 8)).save(path)
+    content = bytearray(Path(path).read_bytes())
+    content[16:24] = struct.pack(">II", side, side)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    Path(path).write_bytes(content)
+    for read in (lambda file: read_image(file, "RGB"), read_strictly):
+        with pytest.raises(RuntimeError, match=rf"photo\.png: cannot read the image: .*{reason}"):
+            read(path)
+
+
+@pytest.mark.slow
+def test_a_phone_s_photo_of_200_million_pixels(tmp_path):
+    Image.new("RGB", (16_320, 12_240), (10, 200, 30)).save(tmp_path / "photo.jpg")
+    image = read_image(str(tmp_path / "photo.jpg"), "RGB")
+    assert image.shape == (12_240, 16_320, 3)
+    np.testing.assert_allclose(image[::4000, ::4000], np.broadcast_to([10, 200, 30], (4, 5, 3)), atol=3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_on_white(path, mode):
+    """As a browser shows it, the colours under it being of no account; images without it stay."""
+    alpha = np.array([[0, 255], [51, 255]], np.uint8)
+    below = np.array([[0, 1], [2, 1]] if mode == "P" else np.full((2, 2), 9), np.uint8)
+    if mode == "P":
+        Image.fromarray(below).convert("P").save(path, transparency=bytes([0, 255, 51]))
+    else:
+        Image.merge("LA", [Image.fromarray(below), Image.fromarray(alpha)]).convert(mode).save(path)
+    expected = 255 + (below - 255.0) * alpha / 255
+    found = read_image(path, "RGB", alpha_on_white=True)
+    np.testing.assert_allclose(found, expected[..., None].repeat(3, axis=2), atol=1)
+    np.testing.assert_array_equal(to_array(Image.open(path), "BGR", alpha_on_white=True), found)
+    Image.fromarray(COLOURS).save(path)
+    np.testing.assert_array_equal(read_image(path, "RGB", alpha_on_white=True), COLOURS)
 
 
 @pytest.fixture
@@ -221,9 +257,3 @@ def test_bytes_around_the_picture_are_a_warning(path, capfd):
     assert capfd.readouterr().err == ""  # and standard error is given back:
     os.write(2, b"here")
     assert capfd.readouterr().err == "here"
-
-
-def test_a_photo_of_very_many_pixels_is_a_warning(path, monkeypatch):
-    Image.new("L", (40, 40)).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert "exceeds limit" in read_strictly(path).warning

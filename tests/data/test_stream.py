@@ -10,6 +10,7 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import Dataset
 
+from kgdet_d2.data.images import PhotoError
 from kgdet_d2.data.stream import TrainStream, random_choices_of, seed_all
 
 ITEMS, BATCH = 23, 4
@@ -29,7 +30,7 @@ def draw(row):
     return {"row": row, "drawn": (random.random(), np.random.rand(), torch.rand(()).item())}  # noqa: NPY002
 
 
-def make(*, workers=0, groups=None, seed=5, mapper=draw):
+def make(*, workers=0, groups=None, seed=5, mapper=draw, max_bad_share=0.0):
     return TrainStream(
         Numbers(),
         mapper,
@@ -38,6 +39,7 @@ def make(*, workers=0, groups=None, seed=5, mapper=draw):
         num_workers=workers,
         groups=groups,
         seed=seed,
+        max_bad_share=max_bad_share,
     )
 
 
@@ -98,6 +100,57 @@ def test_the_process_s_own_generators_are_left_alone():
     with random_choices_of(1, 2):
         draw(0)
     assert draw(0) == expected
+
+
+# --- photos that cannot be used ---
+
+BAD = {4, 11}
+
+
+def draw_unless_bad(row):
+    if row in BAD:
+        raise PhotoError(f"photo {row}: cannot read the image")
+    return draw(row)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("groups", [None, GROUPS], ids=["any", "grouped"])
+def test_another_photo_takes_the_place_of_a_bad_one(groups, workers, caplog):
+    options = {"groups": groups, "mapper": draw_unless_bad, "max_bad_share": 0.1}
+    whole = list(islice(make(**options), 20))
+    for batch, plain in zip(whole, islice(make(groups=groups), 20), strict=True):
+        for item, expected in zip(batch, plain, strict=True):
+            assert item["drawn"] == expected["drawn"]  # of the place
+            assert item["row"] not in BAD and (item["row"] == expected["row"] or expected["row"] in BAD)
+            assert groups is None or groups[item["row"]] == groups[expected["row"]]
+    assert sorted(record.message for record in caplog.records) == [
+        f"photo {row}: cannot read the image; another photo takes its place" for row in sorted(BAD, key=str)
+    ]
+    later = make(workers=workers, **options)
+    later.start_at(7, 5)
+    assert list(islice(later, 13)) == whole[7:]
+
+
+def test_more_bad_photos_than_allowed_stop_it():
+    message = r"photo \d+: .*: 2 of 23 photos cannot be used, more than .*MAX_BAD_SHARE = 0\.04"
+    with pytest.raises(PhotoError, match=message):
+        list(islice(make(mapper=draw_unless_bad, max_bad_share=0.04), 20))
+
+
+def test_nothing_but_a_bad_photo():
+    stream = TrainStream(
+        [11], draw_unless_bad, lambda seed: TrainingSampler(1, seed=seed), batch_size=1, num_workers=0, seed=1
+    )
+    with pytest.raises(PhotoError, match="none of 100 photos"):
+        next(iter(stream))
+
+
+def test_faults_of_the_program_are_not_taken_for_bad_photos():
+    def fail(row):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        next(iter(make(mapper=fail, max_bad_share=1.0)))
 
 
 def test_seeds_are_of_all_numbers():

@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from kgdet_d2.engine import draw
 from kgdet_d2.garments import Garments
+from kgdet_d2.predictor import PhotoMapper
 from kgdet_d2.schema import DEEPFASHION2 as SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +20,7 @@ NAME = "test_draw_predictions"
 
 
 def run(arguments):
-    draw.run(draw.make_parser().parse_args(arguments))
+    return draw.run(draw.make_parser().parse_args(arguments))
 
 
 @pytest.fixture
@@ -48,12 +49,13 @@ def photos(tmp_path):
 class OneSkirt:
     """In the place of the predictor."""
 
-    def __init__(self, score_threshold):
+    def __init__(self, cfg, score_threshold):
+        self.mapper = PhotoMapper(cfg)
         self.score_threshold = score_threshold
 
     @classmethod
     def from_config(cls, cfg, *, score_threshold):
-        return cls(score_threshold)
+        return cls(cfg, score_threshold)
 
     def __call__(self, photo):
         instances = Instances(photo.shape[:2])
@@ -107,11 +109,17 @@ def test_missing_weights_are_told_before_any_work(photos, tmp_path):
     assert not (tmp_path / "figures").exists()
 
 
-def test_unreadable_photo(photos, tmp_path, monkeypatch):
+def test_unreadable_photos_are_left_out_and_counted(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(draw, "FashionPredictor", OneSkirt)
     Path(photos[0]["file_name"]).write_bytes(b"not a photo")
-    with pytest.raises(RuntimeError, match=r"000000\.jpg: cannot read"):
-        run(arguments(tmp_path))
+    assert run(arguments(tmp_path)) == 1
+    printed = capsys.readouterr().err
+    assert "000000.jpg: cannot read the image" in printed and "1 photos could not be read" in printed
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "000001.jpg",
+        "000002.jpg",
+        "page.jpg",
+    }
 
 
 def test_no_photos(photos, tmp_path):

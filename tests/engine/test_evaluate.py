@@ -156,7 +156,9 @@ def test_unusable_input(scene, stored, catalog, tmp_path):
     ):
         run(stored)
     MetadataCatalog.remove(NAME)
-    with pytest.raises(ValueError, match=f"dataset '{NAME}': expected keypoint_schema in its metadata"):
+    with pytest.raises(
+        ValueError, match=f"dataset '{NAME}': expected the names of its landmarks in its metadata"
+    ):
         run(stored)
 
 

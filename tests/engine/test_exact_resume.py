@@ -109,6 +109,30 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
     assert_same(tmp_path / "whole", run)
 
 
+def test_a_training_that_ended_is_evaluated_again(datasets_root, restored_loggers, tmp_path):
+    """As where it was killed between its last checkpoint and the evaluation at its end."""
+    register_all(datasets_root)
+    parse = trainer.make_parser().parse_args
+    main(parse(arguments("kgdet_tiny", tmp_path)))
+    before = metrics(tmp_path)
+    with open(tmp_path / "metrics.json", "rb+") as file:
+        file.truncate(file.read().rstrip().rfind(b"\n") + 1)
+    main(parse(arguments("kgdet_tiny", tmp_path, "--resume")))
+    np.testing.assert_equal(metrics(tmp_path), before)
+
+
+def processes_of(output):
+    """The processes whose command names a folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(output).encode() in file.read_bytes():
+                found.append(file.parent.name)
+        except OSError:
+            continue  # it has ended
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("system", [*SYSTEMS, "match_rcnn_tiny_matching"])
@@ -130,6 +154,10 @@ def test_kill_and_resume(system, workers, datasets_root, tmp_path):
     time.sleep(float(np.random.default_rng([workers, len(system)]).uniform(0, 1)))
     killed.send_signal(signal.SIGKILL)
     killed.wait()
+    deadline = time.monotonic() + 60
+    while processes_of(tmp_path / "killed"):
+        assert time.monotonic() < deadline, "the workers outlive the training"
+        time.sleep(0.2)
     resumed = start(tmp_path / "killed", "--resume")
     assert resumed.wait() == 0, resumed.stderr.read()
     assert_same(tmp_path / "whole", tmp_path / "killed")

@@ -278,3 +278,31 @@ def test_a_training_again_gives_the_same_weights_and_scores(datasets_root, tmp_p
     first, second = weights
     assert first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
     np.testing.assert_equal(scores[0], scores[1])  # where there is no score there is nan
+
+
+def test_a_bad_photo_loses_neither_training_nor_evaluation(datasets_root, here, tmp_path, monkeypatch):
+    """It is reported, and its garments count as missed."""
+    root = tmp_path / "datasets"
+    shutil.copytree(datasets_root / "synthfashion", root / "synthfashion")
+    (root / "synthfashion/train/image/000002.jpg").write_bytes(b"no photo")
+    (root / "synthfashion/validation/image/000001.jpg").unlink()
+    register_all(root)
+    output = tmp_path / "run"
+    train("OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", "4", "DATALOADER.MAX_BAD_SHARE", "0.3")
+    log = (output / "log.txt").read_text()
+    assert "000002.jpg: cannot read the image" in log and "another photo takes its place" in log
+    assert "validation/image/000001.jpg: cannot read the image" in log
+    assert "1 of 3 photos were not predicted" in log
+    assert "bbox/AP" in (output / "metrics.json").read_text()
+    register_all(datasets_root)
+
+
+def test_scores_are_there_where_predictions_cannot_be_written(trained, here, tmp_path, monkeypatch, caplog):
+    def full(self, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Predictions, "save", full)
+    opts = ["--eval-only", "MODEL.WEIGHTS", str(trained.output / "model_final.pth")]
+    results = train(*opts, "OUTPUT_DIR", str(tmp_path))
+    assert "bbox" in results
+    assert "the predictions could not be written: [Errno 28]" in (tmp_path / "log.txt").read_text()

@@ -382,6 +382,7 @@ def test_real_photos(make_scene, make_instances):
     paths = sorted((PHOTOS / "annos").glob("*.json"))
     for number, path in enumerate(paths):
         items = [item for name, item in json.loads(path.read_text()).items() if name.startswith("item")]
+        scene.records[number] |= {"height": 2000, "width": 2000}  # no smaller than any of them
         scene.records[number]["annotations"] = [
             {
                 "bbox": item["bounding_box"],

@@ -339,6 +339,8 @@ def _evaluate_in_process(records, outputs, folder):
         rank.process(records, [{"instances": output} for output in outputs])
     results = rank.evaluate()
     (folder / f"{evaluator.comm.get_rank()}.json").write_text(json.dumps(results))
+    evaluator.comm.synchronize()  # gloo's threads end badly in a process that leaves the others early
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow

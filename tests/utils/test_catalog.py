@@ -7,6 +7,7 @@ import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from kgdet_d2 import cli
 from kgdet_d2 import schema as schemas
 from kgdet_d2.config import add_kgdet_config, config_from_text, load_config
 from kgdet_d2.data import build_train_loader
@@ -144,7 +145,7 @@ def test_two_schemas_of_one_name(catalog):
     assert schemas.get_schema(other).sigmas == (0.1,) * 5
 
 
-def test_modules_that_register_datasets_are_imported(catalog, tmp_path, monkeypatch):
+def test_modules_that_register_datasets_are_imported(catalog, tmp_path, monkeypatch, capsys):
     (tmp_path / "my_wardrobe.py").write_text(
         "from detectron2.data import DatasetCatalog, MetadataCatalog\n"
         "from kgdet_d2.schema import FLD\n"
@@ -153,6 +154,10 @@ def test_modules_that_register_datasets_are_imported(catalog, tmp_path, monkeypa
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    assert cli.main(["--import", "my_wardrobe", "check", "wardrobe", "--output", str(tmp_path)]) == 0
+    assert "wardrobe" in capsys.readouterr().out
+    assert cli.main(["--import", "my_trousers", "check", "wardrobe"]) == 1
+    assert "error: --import: 'my_trousers': No module named" in capsys.readouterr().err
     opts = ["DATASETS.IMPORT", "['my_wardrobe']", "DATASETS.TRAIN", "('wardrobe',)"]
     try:
         cfg = load_config("kgdet_R50.yaml", opts)

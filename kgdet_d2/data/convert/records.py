@@ -17,6 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from tabulate import tabulate
 
+from kgdet_d2.data.images import open_image
 from kgdet_d2.structures.annotations import AnnotationTable
 from kgdet_d2.structures.validation import LARGE
 from kgdet_d2.utils.check import whole_number
@@ -182,7 +183,7 @@ def image_size(path: Path) -> tuple[int, int]:
     marker behind it. Bytes that follow the end do not matter. Damage within is not detected.
     """
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open(path, "rb") as file, open_image(file) as image:
             width, height = image.size
             if not _has_end(file, _END_MARKERS.get(image.format or "", b"")):
                 raise RecordError("image truncated", f"{path.name}: the {image.format} end marker is missing")

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from kgdet_d2.data.images import read_image
 from kgdet_d2.figure_page import write_jpeg
 from kgdet_d2.garments import Garments
 from kgdet_d2.predictor import FashionPredictor
@@ -113,7 +112,7 @@ class GarmentFinder:
 
     def _find(self, path: Path) -> Found:
         try:
-            pixels = read_image(str(path), "RGB")
+            pixels = self.predictor.mapper.read(path)
         except RuntimeError as error:
             # Where this machine keeps the file is none of the visitor's business.
             raise RefusedPhoto(str(error).replace(str(path), path.name)) from error

@@ -1,6 +1,5 @@
 """The folder of a prediction: what it is of, which of its parts are done, and the files of the whole."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from kgdet_d2.engine.predict.outputs import PHOTOS, merge_parts, read_photos
 from kgdet_d2.engine.predict.parts import Part
 from kgdet_d2.engine.predict.sources import Source
 from kgdet_d2.utils.catalog import schema_of_config
-from kgdet_d2.utils.io import atomic_write, write_json
+from kgdet_d2.utils.io import atomic_write, sha256, sha256_of_file, write_json
 
 Files = Iterable[tuple[str, bytes]]  # by their paths below the output folder
 # Predicts parts, in any order, and calls the function with the numbers of photos that have been predicted.
@@ -52,23 +51,15 @@ class Settings:
         cfg.defrost()
         cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR = ""
         photos = (f"{source.path}\0{source.name}\0".encode(errors="surrogateescape") for source in sources)
-        with open(self.cfg.MODEL.WEIGHTS, "rb") as weights:
-            return {
-                "weights": _sha256(iter(lambda: weights.read(2**20), b"")),
-                "config": _sha256([cfg.dump().encode()]),
-                "photos": _sha256(photos),
-                "score_threshold": self.score_threshold,
-                "formats": sorted(self.formats),
-                "batch_size": self.batch_size,
-                "part_size": self.part_size,
-            }
-
-
-def _sha256(blocks: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for block in blocks:
-        digest.update(block)
-    return digest.hexdigest()
+        return {
+            "weights": sha256_of_file(self.cfg.MODEL.WEIGHTS),
+            "config": sha256([cfg.dump().encode()]),
+            "photos": sha256(photos),
+            "score_threshold": self.score_threshold,
+            "formats": sorted(self.formats),
+            "batch_size": self.batch_size,
+            "part_size": self.part_size,
+        }
 
 
 class Job:

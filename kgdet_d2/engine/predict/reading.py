@@ -9,7 +9,6 @@ from threading import local
 
 import numpy as np
 
-from kgdet_d2.data.images import to_array
 from kgdet_d2.engine.predict.file_systems import is_uri, let_photos_be_read_from
 from kgdet_d2.engine.predict.films import FilmReader
 from kgdet_d2.engine.predict.sources import Source, as_text
@@ -48,7 +47,7 @@ class PhotoReader:
     def __call__(self, source: Source) -> ReadPhoto:
         """Read a photo, or tell why it cannot be read."""
         try:
-            pixels = to_array(self._open(source), "RGB")
+            pixels = self._mapper.read(self._open(source))
         except RuntimeError as error:
             return ReadPhoto(source, {}, error=as_text(str(error)))
         return ReadPhoto(source, self._mapper(pixels), pixels if self._keep else None)
