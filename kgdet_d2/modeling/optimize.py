@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 _DENSE_HEADS = (RetinaNetHead, StandardRPNHead)  # FCOS' head is a RetinaNetHead, too
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-_PLAIN_LAYERS = (*_LAYERS, Conv2d, ConvTranspose2d)  # Detectron2's have norm and activation with them
+_PLAIN_LAYERS = (*_LAYERS, Conv2d, ConvTranspose2d)  # Detectron2's have norm and activation in them
 # Parameters of mallopt, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 # Names of the layers that predict places and scores. In bfloat16 a keypoint ten locations away is exact to a
@@ -37,14 +37,8 @@ OUTPUT_LAYERS = frozenset(
         *("cls_score", "keypoint_offsets", "encode_points", "visibility"),  # KGDet
         "output",  # RepPoints
         *("bbox_pred", "ctrness"),  # RetinaNet and FCOS, with cls_score; R-CNN
-        *(
-            "objectness_logits",
-            "anchor_deltas",
-            "score_lowres",
-            "predictor",
-            "embedding",
-            "classifier",
-        ),  # R-CNN
+        *("objectness_logits", "anchor_deltas", "score_lowres", "predictor"),  # R-CNN
+        *("embedding", "classifier"),  # Match R-CNN
     )
 )
 
@@ -211,20 +205,19 @@ def lower_precision(model: nn.Module, device: torch.device, dtype: torch.dtype) 
 
     Weights are cast here once; autocast itself would do it in each pass.
     """
-    full = {id(part) for rounds in _parts(model, RefinementRound) for part in rounds.modules()}
+    in_float32 = {part for module in _parts(model, RefinementRound) for part in module.modules()}
     for name, module in model.named_modules():
-        is_output = name.split(".")[-1] in OUTPUT_LAYERS and isinstance(module, _LAYERS)
-        # Layers of other types may do more with their weights than multiply. Deformable ones run in float32
-        # where they are not a gather.
-        if type(module) in _PLAIN_LAYERS or (device.type == "cpu" and isinstance(module, DeformConv)):
-            if not is_output and id(module) not in full:
-                for parameter in module.parameters(recurse=False):
-                    parameter.data = parameter.data.to(dtype)
-        if is_output:
+        if name.split(".")[-1] in OUTPUT_LAYERS and isinstance(module, _LAYERS):
             module.register_forward_pre_hook(lambda _, inputs: tuple(map(to_float32, inputs)))
             in_full = torch.autocast(device.type, enabled=False)(module.forward)
             module.forward = in_full  # type: ignore[method-assign]
-    # The last two are called by themselves, too: GTBoxMatchRCNN.
+        # Layers of further types may do more with their weights than multiply. On CUDA deformable ones are
+        # computed in float32.
+        elif type(module) in _PLAIN_LAYERS or (device.type == "cpu" and isinstance(module, DeformConv)):
+            if module not in in_float32:
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.to(dtype)
+    # The latter two run without the model, too: GTBoxMatchRCNN, in the same precision.
     for part in (model, model.get_submodule("backbone"), *_parts(model, MatchingHead)):
         part.forward = torch.autocast(device.type, dtype)(part.forward)
 

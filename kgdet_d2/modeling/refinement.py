@@ -240,8 +240,8 @@ def refine_detections(refiner: KeypointRefiner, fine: Tensor, detections: list[I
 
     Where the refiner verifies classes, a detection's score becomes its geometric mean with the verification.
     Where it predicts the keypoints' quality, the score of a keypoint is its detection's times its predicted
-    similarity (OKS), and ``keypoint_scores`` (n,) are the means of a garment's. Detections whose outcome is not
-    finite are dropped.
+    similarity (OKS), and ``keypoint_scores`` (n,) are the means of a garment's. Detections whose outcome is
+    not finite are left out.
 
     Args:
         refiner: the network.
@@ -262,8 +262,9 @@ def refine_detections(refiner: KeypointRefiner, fine: Tensor, detections: list[I
     )
     outcome = refiner(fine, garments)[-1]
     slots = refiner.slots[classes]  # (n, m)
-    own = outcome.keypoints.masked_fill(slots[..., None] < 0, 0)
-    finite = finite_rows(own, *(field for field in (outcome.boxes,) if field is not None))
+    keypoints = outcome.keypoints.masked_fill(slots[..., None] < 0, 0)
+    others = (outcome.boxes, outcome.quality, outcome.verification)
+    finite = finite_rows(keypoints, *(field for field in others if field is not None))
     refined, start = [], 0
     for image_detections in detections:
         kept = finite[start : start + len(image_detections)].nonzero().flatten()
