@@ -11,6 +11,7 @@ from kgdet_d2.engine.predict.on_ray import ActorPool
 from kgdet_d2.engine.predict.parts import FORMATS, PartPredictor
 from kgdet_d2.engine.predict.sources import dataset_sources, find_sources
 from kgdet_d2.engine.predict.stopping import stopped_by_signals
+from kgdet_d2.modeling.finite import counted_left_out
 from kgdet_d2.predictor import FashionPredictor, predictor_config
 from kgdet_d2.utils.command import at_least, command_parser
 
@@ -91,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         engine, settings = _on_ray(args) if args.engine == "ray" else _plain(args)
         job = Job(args.output, sources, settings)
         job.begin(resume=args.resume)
-        job.predict(engine, check)
+        with counted_left_out():
+            job.predict(engine, check)
         return job.finish()
 
 
