@@ -28,6 +28,7 @@ $(STAMP): pyproject.toml constraints.txt kgdet_d2/install_detectron2.py
 	@touch $@
 
 # Without pretrained weights the demo starts from random ones, by the config that is meant for them.
+# It trains on one thread, and reads photos on another core: the layers are too small for two threads to share.
 demo: $(STAMP)  ## make a small data set, train on it for a few minutes on CPU, draw the predictions
 	$(BIN)/python datasets/make_synthetic.py --train 3000 --workers 2
 	$(BIN)/python datasets/prepare_deepfashion2.py --root $${DETECTRON2_DATASETS:-datasets}/synthfashion
@@ -36,7 +37,7 @@ demo: $(STAMP)  ## make a small data set, train on it for a few minutes on CPU, 
 		config=configs/sample/kgdet_plus_tiny_scratch.yaml; \
 		echo "make demo: no pretrained weights could be had; the model starts from random ones"; \
 	}; \
-	$(BIN)/python train_net.py --config-file $$config --num-gpus 0 --overwrite OUTPUT_DIR output/demo && \
+	OMP_NUM_THREADS=1 $(BIN)/python train_net.py --config-file $$config --num-gpus 0 --overwrite OUTPUT_DIR output/demo && \
 	$(BIN)/python tools/draw_predictions.py --config-file $$config --output output/demo/figures --max-images 12 \
 		MODEL.WEIGHTS output/demo/model_final.pth MODEL.DEVICE cpu MODEL.KGDET.CLASS_AGNOSTIC_NMS_THRESH_TEST 0.7
 
