@@ -7,7 +7,6 @@ from tests.helpers.release_recordings import FULL
 pytest_plugins = [
     "tests.helpers.annotations",
     "tests.helpers.campaign",
-    "tests.helpers.full_disk",
     "tests.helpers.loggers",
     "tests.helpers.scenes",
     "tests.helpers.registered",

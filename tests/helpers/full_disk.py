@@ -1,39 +1,10 @@
-"""Small disks, and commands that write on one that is full."""
+"""Commands that write on a disk that is full."""
 
 import os
-import subprocess
-
-import pytest
 
 from tests.helpers.commands import run
 
 KB = 1024
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """Mounts a disk of some kilobytes, anew each time, and returns its folder; skips where it may not."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = []
-
-    def mount(size):
-        release()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"a small disk cannot be mounted: {done.stderr.strip()}")
-        mounted.append(folder)
-        return folder
-
-    def release():
-        while mounted:
-            subprocess.run(["umount", "-l", str(mounted.pop())], check=True)
-
-    try:
-        yield mount
-    finally:
-        release()
 
 
 def fill(folder, left):
