@@ -145,9 +145,9 @@ as below, 1,000 iterations, one seed each, beside other work: seconds an iterati
 7 of Table 4 are missing: a deeper backbone is none on MobileNetV2, and P3 with mirror images took too long
 here.""",
         """Of the paper's order there is: encoding before selection; more informative points before fewer
-(rows 0, 1, 2, 3), three columns above all; mirror images before none (6 before 4), most of all for landmarks. There
-is not: a third stage before two (4 before 3: 49.4 against 51.9). Box AP and landmark AP go together, as in
-the paper's Figure 5:""",
+(rows 0, 1, 2, 3), three columns above all; mirror images before none (6 before 4), most of all for landmarks.
+There is not: a third stage before two (4 before 3: 49.4 against 51.9). Box AP and landmark AP go together, as
+in the paper's Figure 5:""",
         "![Box AP against landmark AP, a disc for each model](figure5_sample.png)",
     ],
 }
