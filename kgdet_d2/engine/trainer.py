@@ -49,7 +49,6 @@ from kgdet_d2.engine.output_folder import check_output_folder
 from kgdet_d2.engine.summary import log_retrieval, log_summary
 from kgdet_d2.evaluation import FashionEvaluator, RetrievalEvaluator
 from kgdet_d2.modeling import optimize_for_inference
-from kgdet_d2.modeling.finite import counted_left_out
 from kgdet_d2.modeling.match_rcnn import GTBoxMatchRCNN
 from kgdet_d2.utils.catalog import check_mirroring, check_schema_of_datasets, schema_of_config
 from kgdet_d2.utils.processes import end_with_parent
@@ -167,8 +166,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
         """Evaluate on ``DATASETS.TEST`` and log the main scores as a table."""
-        with counted_left_out():
-            results = super().test(cfg, model, evaluators)
+        results = super().test(cfg, model, evaluators)
         if comm.is_main_process():
             log_summary(cfg, results)
         return results

@@ -11,7 +11,6 @@ from torchvision.ops import deform_conv2d
 
 from kgdet_d2.geometry.points import sampling_positions, to_float32
 from kgdet_d2.layers.bilinear_gather import BilinearNeighbors, deform_conv_gather
-from kgdet_d2.layers.precision import full_precision
 
 # None in a Detectron2 that was built without its compiled part.
 _COMPILED = getattr(detectron2_deform_conv, "_C", None)
@@ -32,12 +31,9 @@ class DeformConv(layers.DeformConv):
         """Convolve features (N, C, H, W) at offsets (N, 2P, H, W) in locations, y first -> (N, D, H, W)."""
         if not x.is_cuda:
             return deform_conv2d_gather(x, offset, self.weight)
-        # The kernels want one type, and in half precision a position is exact to a fraction of a location.
-        features, offset, weight = map(to_float32, (x, offset, self.weight))
-        with full_precision(x.device):
-            if _COMPILED is not None and features.dtype == offset.dtype == self.weight.dtype:
-                return super().forward(features, offset).to(x.dtype)
-            return deform_conv2d(features, offset, weight, padding=self.padding).to(x.dtype)
+        if _COMPILED is not None and x.dtype == offset.dtype == self.weight.dtype:
+            return super().forward(x, offset)
+        return deform_conv2d(x, offset.to(x.dtype), self.weight.to(x.dtype), padding=self.padding)
 
 
 def deform_conv2d_gather(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:

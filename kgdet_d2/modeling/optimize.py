@@ -9,25 +9,21 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ConvTranspose2d, FrozenBatchNorm2d
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kgdet_d2.geometry.points import to_float32
-from kgdet_d2.layers.deform_conv import DeformConv
 from kgdet_d2.modeling.backbone import TimmBackbone
-from kgdet_d2.modeling.heads.keypoint_refiner import RefinementRound
 from kgdet_d2.modeling.heads.kgdet_head import PointSetHead
-from kgdet_d2.modeling.match_rcnn.matching_head import MatchingHead
 
 logger = logging.getLogger(__name__)
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 _DENSE_HEADS = (RetinaNetHead, StandardRPNHead)  # FCOS' head is a RetinaNetHead, too
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-_PLAIN_LAYERS = (*_LAYERS, Conv2d, ConvTranspose2d)  # Detectron2's have norm and activation in them
 # Parameters of mallopt, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 # Names of the layers that predict places and scores. In bfloat16 a keypoint ten locations away is exact to a
@@ -37,8 +33,7 @@ OUTPUT_LAYERS = frozenset(
         *("cls_score", "keypoint_offsets", "encode_points", "visibility"),  # KGDet
         "output",  # RepPoints
         *("bbox_pred", "ctrness"),  # RetinaNet and FCOS, with cls_score; R-CNN
-        *("objectness_logits", "anchor_deltas", "score_lowres", "predictor"),  # R-CNN
-        *("embedding", "classifier"),  # Match R-CNN
+        *("objectness_logits", "anchor_deltas", "score_lowres", "predictor", "embedding"),  # R-CNN
     )
 )
 
@@ -48,7 +43,7 @@ def optimize_for_inference(model: nn.Module, cfg: CfgNode) -> nn.Module:
 
     Results are the same within float error, with lower precision within that of the features: the layers that
     predict scores, points and boxes, and all that is made of these, stay in float32. FUSE_BN changes the
-    state dict, PRECISION its numbers.
+    state dict.
 
     Args:
         model: any of Detectron2's, with its trained weights, on its device, in evaluation mode.
@@ -201,27 +196,10 @@ def _convolutional_parts(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def lower_precision(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Autocast the forward pass, except for the layers in :data:`OUTPUT_LAYERS` and the refiner's rounds.
-
-    Weights are cast here once; autocast itself would do it in each pass.
-    """
-    in_float32 = {part for module in _parts(model, RefinementRound) for part in module.modules()}
+    """Autocast the forward pass, except for the layers in :data:`OUTPUT_LAYERS`."""
     for name, module in model.named_modules():
         if name.split(".")[-1] in OUTPUT_LAYERS and isinstance(module, _LAYERS):
             module.register_forward_pre_hook(lambda _, inputs: tuple(map(to_float32, inputs)))
             in_full = torch.autocast(device.type, enabled=False)(module.forward)
             module.forward = in_full  # type: ignore[method-assign]
-        # Layers of further types may do more with their weights than multiply. On CUDA deformable ones are
-        # computed in float32.
-        elif type(module) in _PLAIN_LAYERS or (device.type == "cpu" and isinstance(module, DeformConv)):
-            if module not in in_float32:
-                for parameter in module.parameters(recurse=False):
-                    parameter.data = parameter.data.to(dtype)
-    # The latter two run without the model, too: GTBoxMatchRCNN, in the same precision.
-    for part in (model, model.get_submodule("backbone"), *_parts(model, MatchingHead)):
-        part.forward = torch.autocast(device.type, dtype)(part.forward)
-
-
-def _parts(model: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
-    """Return the modules of a type."""
-    return [module for module in model.modules() if isinstance(module, kind)]
+    model.forward = torch.autocast(device.type, dtype)(model.forward)

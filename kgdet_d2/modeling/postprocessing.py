@@ -12,7 +12,6 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from kgdet_d2.geometry.points import GridIndex, boxes_to_pixels, offsets_to_points, to_float32
-from kgdet_d2.modeling.finite import finite_rows, finite_scores
 from kgdet_d2.modeling.heads.outputs import LocationPredictions, StageOutput
 
 
@@ -75,7 +74,6 @@ class KGDetPostprocessor:
         for level_logits in logits:
             width = level_logits.shape[-1]
             scores = to_float32(level_logits).flatten(2).sigmoid().amax(dim=1)  # (N, H W)
-            scores = finite_scores(scores, lowest=0)
             top_scores, location_ids = scores.topk(min(self.topk_candidates, scores.shape[1]))
             image, rank = (top_scores > self.score_threshold).nonzero(as_tuple=True)
             location_ids = location_ids[image, rank]  # (n,), in this level
@@ -89,7 +87,7 @@ class KGDetPostprocessor:
         strides: Tensor,
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """Detect the garments of each image; predictions that are not finite are left out.
+        """Detect the garments of each image.
 
         Args:
             predictions: at the selected locations.
@@ -108,10 +106,9 @@ class KGDetPostprocessor:
         if predictions.keypoints is not None:
             points = offsets_to_points(to_float32(predictions.keypoints), locations, strides)  # (n, K, 2)
         scores = to_float32(predictions.logits).sigmoid()  # (n, C)
-        finite = finite_rows(boxes) if points is None else finite_rows(boxes, points)
         detections = []
         for number, size in enumerate(image_sizes):
-            rows = ((predictions.image == number) & finite).nonzero().flatten()
+            rows = (predictions.image == number).nonzero().flatten()
             kept, instances = self._nms(scores[rows], boxes[rows], size)
             if points is not None:
                 instances.pred_keypoints = _clip_keypoints(points[rows[kept]], instances.scores, size)

@@ -16,7 +16,6 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from kgdet_d2.geometry.points import boxes_to_pixels, offsets_to_points, to_float32
-from kgdet_d2.modeling.finite import finite_rows
 from kgdet_d2.modeling.heads.keypoint_refiner import Garments, KeypointRefiner, Refinement
 from kgdet_d2.modeling.heads.outputs import StageOutput
 from kgdet_d2.modeling.losses import Targets, flatten_levels, quality_focal_loss
@@ -240,8 +239,7 @@ def refine_detections(refiner: KeypointRefiner, fine: Tensor, detections: list[I
 
     Where the refiner verifies classes, a detection's score becomes its geometric mean with the verification.
     Where it predicts the keypoints' quality, the score of a keypoint is its detection's times its predicted
-    similarity (OKS), and ``keypoint_scores`` (n,) are the means of a garment's. Detections whose outcome is
-    not finite are left out.
+    similarity (OKS), and ``keypoint_scores`` (n,) are the means of a garment's.
 
     Args:
         refiner: the network.
@@ -261,16 +259,12 @@ def refine_detections(refiner: KeypointRefiner, fine: Tensor, detections: list[I
         keypoints=refiner.in_class(keypoints[..., :2], classes),
     )
     outcome = refiner(fine, garments)[-1]
-    slots = refiner.slots[classes]  # (n, m)
-    keypoints = outcome.keypoints.masked_fill(slots[..., None] < 0, 0)
-    others = (outcome.boxes, outcome.quality, outcome.verification)
-    finite = finite_rows(keypoints, *(field for field in others if field is not None))
     refined, start = [], 0
     for image_detections in detections:
-        kept = finite[start : start + len(image_detections)].nonzero().flatten()
-        rows = start + kept
-        refined.append(_refined(image_detections[kept], outcome.select(rows), slots[rows]))
-        start += len(image_detections)
+        rows = slice(start, start + len(image_detections))
+        slots = refiner.slots[image_detections.pred_classes]
+        refined.append(_refined(image_detections, outcome.select(rows), slots))
+        start = rows.stop
     return refined
 
 

@@ -19,7 +19,6 @@ from kgdet_d2.config import load_config
 from kgdet_d2.data.register import register_all
 from kgdet_d2.engine import MatchingTrainer, Trainer, main, trainer
 from kgdet_d2.modeling.losses import KGDetCriterion
-from kgdet_d2.modeling.postprocessing import KGDetPostprocessor
 from kgdet_d2.schema import DEEPFASHION2
 from kgdet_d2.structures.predictions import Predictions
 
@@ -155,23 +154,6 @@ def test_eval_only(trained, here, tmp_path):
     assert {"bbox", "keypoints"} <= results.keys()
     log = (tmp_path / "log.txt").read_text()
     assert "box AP50" in log and "Starting training" not in log
-
-
-def test_boxes_that_are_not_finite_are_counted(trained, here, tmp_path, monkeypatch):
-    """They cost themselves, not the evaluation."""
-    detect, number = KGDetPostprocessor.detect, 0
-
-    def spoilt(self, predictions, *others):
-        nonlocal number
-        predictions.boxes[:2] = np.nan
-        number += len(predictions.boxes[:2])
-        return detect(self, predictions, *others)
-
-    monkeypatch.setattr(KGDetPostprocessor, "detect", spoilt)
-    weights = ["MODEL.WEIGHTS", str(trained.output / "model_final.pth"), "OUTPUT_DIR", str(tmp_path)]
-    results = train("--eval-only", *weights, "MODEL.KGDET.SCORE_THRESH_TEST", "0.0")
-    assert {"bbox", "keypoints"} <= results.keys() and number == 6
-    assert "6 detections were not finite and were left out" in (tmp_path / "log.txt").read_text()
 
 
 def test_a_split_without_annotations_is_predicted_and_not_scored(trained, datasets_root, here, tmp_path):

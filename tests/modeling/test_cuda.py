@@ -6,7 +6,6 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from kgdet_d2.layers import deform_conv
 from tests.helpers.images import image_input
 from tests.helpers.regions import with_regions
 from tests.helpers.simulated_cuda import simulated_cuda
@@ -89,27 +88,6 @@ def test_half_precision(system, cuda):
     assert found.keys() == expected.keys() and all(loss.isfinite() for loss in found.values())
     for name in [name for name in expected if name.endswith("1")]:
         assert found[name].item() == pytest.approx(expected[name].item(), rel=0.02), name
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_deformable_kernels_get_places_in_float32(dtype, cuda, monkeypatch):
-    """And give what they give without autocast, rounded to the features' precision."""
-    monkeypatch.setattr(deform_conv, "_COMPILED", None)
-    kernel, given = deform_conv.deform_conv2d, []
-    monkeypatch.setattr(
-        deform_conv,
-        "deform_conv2d",
-        lambda *values, **others: given.append(values) or kernel(*values, **others),
-    )
-    torch.manual_seed(0)
-    layer = deform_conv.DeformConv(4, 6, 3).to("cuda").requires_grad_(False)
-    features, offsets = torch.randn(2, 4, 5, 7).to(dtype), 9 * torch.randn(2, 18, 5, 7)
-    with torch.autocast("cuda", torch.float16):
-        found = layer(features.to("cuda"), offsets.to("cuda"))
-    assert found.dtype == dtype and {value.dtype for value in given[0]} == {torch.float32}
-    assert torch.equal(given[0][1].cpu(), offsets)
-    expected = deform_conv.deform_conv2d_gather(features.float(), offsets, layer.weight.cpu())
-    torch.testing.assert_close(found.cpu().float(), expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of the simulation")

@@ -202,7 +202,7 @@ def test_nothing_but_stage_1_s_features_is_computed_at_locations_that_are_not_ch
     head, features, locations = sparse_case(6)
     computed = Counter()
     for name, module in head.stages.named_modules():
-        if isinstance(module, PointAggregation) or isinstance(module, torch.nn.Conv2d):
+        if isinstance(module, PointAggregation) or type(module) is torch.nn.Conv2d:
             module.register_forward_hook(
                 lambda module, inputs, output, name=name: computed.update({name: output[:, 0].numel()})
             )
@@ -224,7 +224,7 @@ def test_a_dense_head_regresses_its_last_stage_at_the_kept_locations_alone():
     locations = (torch.tensor([0, 1, 1]), torch.tensor([3, 0, ALL - 1]))
     computed = Counter()
     for name, module in head.stages.named_modules():
-        if isinstance(module, torch.nn.Conv2d) and name.endswith("keypoint_offsets"):
+        if type(module) is torch.nn.Conv2d and name.endswith("keypoint_offsets"):
             module.register_forward_hook(
                 lambda module, inputs, output, name=name: computed.update({name: output[:, 0].numel()})
             )

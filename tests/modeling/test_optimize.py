@@ -10,7 +10,6 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kgdet_d2.config import load_config
 from kgdet_d2.modeling import GTBoxMatchRCNN, TimmBackbone, optimize, optimize_for_inference
@@ -165,62 +164,12 @@ def test_half_precision_of_the_layers_alone(name):
 
 
 def test_embeddings_of_given_boxes():
-    """Another module's forward pass goes through the same layers, past the model's own.
-
-    It has the precision that is asked for, as that of found boxes has: the two scores of retrieval differ by
-    the boxes alone.
-    """
+    """Another module's forward pass goes through the same layers, past the model's own."""
     cfg = make_config(*MODELS["match_rcnn"][:2], FUSE_BN=True, PRECISION="bfloat16")
     model = make_model(cfg)
     expected = detect(GTBoxMatchRCNN(model))
-    model, maps = optimize_for_inference(model, cfg), []
-    model.backbone.register_forward_hook(lambda module, inputs, output: maps.extend(output.values()))
-    found = detect(GTBoxMatchRCNN(model))
-    assert {level.dtype for level in maps} == {torch.bfloat16}
-    for ours, theirs in zip(found, expected, strict=True):
-        assert torch.equal(ours["pred_boxes"], theirs["pred_boxes"]) and len(ours["scores"]) > 0
-        difference = (ours["pred_embeddings"] - theirs["pred_embeddings"]).norm(dim=1)
-        assert ours["pred_embeddings"].dtype == torch.float32
-        assert (0 < difference).all() and (difference < 0.03 * theirs["pred_embeddings"].norm(dim=1)).all()
-
-
-class CastWeights(TorchDispatchMode):
-    """Counts the weights, of the addresses given, that are cast."""
-
-    def __init__(self, addresses):
-        super().__init__()
-        self.addresses, self.number = addresses, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.addresses:
-            self.number += 1
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("name", ["kgdet", "retinanet", "match_rcnn"])
-def test_weights_are_cast_once(name):
-    """Autocast, given the same numbers in float32, casts them in each pass, and finds the same."""
-    cfg = make_config(*MODELS[name][:2], FUSE_BN=True, PRECISION="bfloat16")
-    model = optimize_for_inference(make_model(cfg), cfg)
-    found, casts = [], []
-    for _ in range(2):
-        weights = [p for p in model.parameters() if p.dim() > 1]
-        with CastWeights({weight.data_ptr() for weight in weights}) as cast:
-            found.append(detect(model))
-        casts.append(cast.number)
-        for parameter in model.parameters():
-            parameter.data = parameter.data.float()
-    assert casts[0] == 0 and casts[1] > 20
-    assert_same_detections(*found, rtol=0, atol=0)
-
-
-def test_the_refiner_keeps_its_weights():
-    """What it makes of the maps is about places, and stays in float32."""
-    cfg = make_config("kgdet_plus_tiny", ["MODEL.WEIGHTS", ""], PRECISION="bfloat16")
-    model = optimize_for_inference(make_model(cfg), cfg)
-    assert {p.dtype for p in model.refiner.rounds.parameters()} == {torch.float32}
-    assert model.refiner.heat.weight.dtype == torch.bfloat16
-    assert all(len(detections["scores"]) > 0 for detections in detect(model))
+    found = detect(GTBoxMatchRCNN(optimize_for_inference(model, cfg)))
+    assert_same_detections(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_what_is_compiled(monkeypatch):

@@ -188,38 +188,6 @@ def test_detections_keep_all_but_their_scores_and_their_class_s_keypoints(number
                 assert (keypoints[own, 2] == old.scores[before]).all()
 
 
-@pytest.mark.parametrize("field", ["keypoints", "boxes", "quality", "verification"])
-def test_an_outcome_that_is_not_finite_costs_its_detection(field):
-    """Against the refinement of the others; keypoints beyond the class's own do not count."""
-    model = make_kgdet(*REFINER).eval()
-    torch.manual_seed(0)
-    detections, spoilt = make_detections([3, 1, 2]), [0, 3]
-    for instances in detections:
-        instances.pred_keypoints = torch.rand(len(instances), 294, 3) * 40
-    fine = torch.randn(3, model.refiner.conv.in_channels, 7, 5)
-
-    def refine(spoil):
-        def refiner(fine, garments):
-            outcomes = model.refiner(fine, garments)
-            outcomes[-1].keypoints[1, -1] = torch.nan  # class 1 has fewer
-            if spoil:
-                getattr(outcomes[-1], field)[spoilt] = torch.nan
-            return outcomes
-
-        refiner.slots, refiner.in_class = model.refiner.slots, model.refiner.in_class
-        with torch.no_grad():
-            return refine_detections(refiner, fine, detections)
-
-    kept = [torch.tensor([1, 2]), torch.tensor([], dtype=torch.long), torch.tensor([0, 1])]
-    found, whole = refine(True), refine(False)
-    assert [len(instances) for instances in found] == [2, 0, 2]
-    for ours, theirs, old, rows in zip(found, whole, detections, kept, strict=True):
-        theirs = theirs[torch.isin(theirs.pred_keypoints[:, 293, 0], old.pred_keypoints[rows, 293, 0])]
-        for name, value in ours.get_fields().items():
-            value, reference = (getattr(v, "tensor", v) for v in (value, theirs.get(name)))
-            assert torch.equal(value, reference) and value.isfinite().all()
-
-
 def test_wrong_classes_are_likely_ones():
     scores = torch.tensor([[0.9, 0.5, 0.0], [0.1, 0.0, 0.0]]).repeat(500, 1)
     classes = torch.tensor([0, 2]).repeat(500)

@@ -11,7 +11,6 @@ from kgdet_d2.engine.predict.on_ray import ActorPool
 from kgdet_d2.engine.predict.parts import FORMATS, PartPredictor
 from kgdet_d2.engine.predict.sources import dataset_sources, find_sources
 from kgdet_d2.engine.predict.stopping import stopped_by_signals
-from kgdet_d2.modeling.finite import counted_left_out
 from kgdet_d2.predictor import FashionPredictor, predictor_config
 from kgdet_d2.utils.command import at_least, command_parser
 
@@ -92,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
         engine, settings = _on_ray(args) if args.engine == "ray" else _plain(args)
         job = Job(args.output, sources, settings)
         job.begin(resume=args.resume)
-        with counted_left_out():
-            job.predict(engine, check)
+        job.predict(engine, check)
         return job.finish()
 
 

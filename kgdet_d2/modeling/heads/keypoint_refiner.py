@@ -12,9 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 
-from kgdet_d2.geometry.points import to_float32
 from kgdet_d2.layers.bilinear_gather import neighbors_1d
-from kgdet_d2.layers.precision import full_precision
 from kgdet_d2.utils.catalog import schema_of_config
 
 
@@ -63,7 +61,7 @@ class Refinement(NamedTuple):
     verification: Tensor | None
     boxes: Tensor | None
 
-    def select(self, rows: slice | Tensor) -> "Refinement":
+    def select(self, rows: slice) -> "Refinement":
         """Return the outcome for some of the garments."""
         return Refinement(*(None if field is None else field[rows] for field in self))  # type: ignore[arg-type]
 
@@ -257,7 +255,7 @@ class FineMaps:
         # Clamped as integers: a point that is not finite must not become an index out of range.
         column, row = x.long().clamp(0, width - 1), y.long().clamp(0, height - 1)
         locations = (self.image[:, None] * height + row) * width + column  # (n, m)
-        return to_float32(F.embedding(locations, self.features.permute(0, 2, 3, 1).flatten(0, 2)))
+        return F.embedding(locations, self.features.permute(0, 2, 3, 1).flatten(0, 2))
 
     def read_heat(self, x: Tensor, y: Tensor) -> Tensor:
         """Interpolate each keypoint's own map bilinearly on a grid; outside of the map heat is 0.
@@ -389,8 +387,7 @@ class KeypointRefiner(nn.Module):
         tokens = self.kind_embedding(kinds) + self.class_embedding(garments.classes)[:, None]
         outcomes = []
         for refinement_round, spacing in zip(self.rounds, self.spacings, strict=True):
-            with full_precision(fine.device):  # a round is about places, and small beside the maps
-                tokens, outcome = refinement_round(tokens, absent, garments, maps, spacing)
+            tokens, outcome = refinement_round(tokens, absent, garments, maps, spacing)
             outcomes.append(outcome)
             boxes = garments.boxes if outcome.boxes is None else outcome.boxes.detach()
             garments = garments._replace(keypoints=outcome.keypoints.detach(), boxes=boxes)

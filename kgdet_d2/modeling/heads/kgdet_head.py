@@ -26,7 +26,6 @@ from kgdet_d2.geometry.points import (
     to_float32,
 )
 from kgdet_d2.layers.deform_conv import DeformConv
-from kgdet_d2.layers.precision import FullPrecisionConv
 from kgdet_d2.modeling.heads.aggregation import SamplingLocations, build_aggregation
 from kgdet_d2.modeling.heads.keypoint_selection import KeypointSelection
 from kgdet_d2.modeling.heads.outputs import (
@@ -84,10 +83,10 @@ class KeypointStage(nn.Module):
         channels = self.keypoint_aggregation.out_channels
         if num_classes is not None:
             self.cls_score = nn.Conv2d(channels, num_classes, kernel_size=1)
-        self.keypoint_offsets = FullPrecisionConv(channels, 2 * num_keypoints, kernel_size=1)
+        self.keypoint_offsets = nn.Conv2d(channels, 2 * num_keypoints, kernel_size=1)
         self.encode_points: nn.Conv2d | KeypointSelection
         if aggregation == "encoding":
-            self.encode_points = FullPrecisionConv(2 * num_keypoints, 2 * sum(columns), kernel_size=1)
+            self.encode_points = nn.Conv2d(2 * num_keypoints, 2 * sum(columns), kernel_size=1)
         elif aggregation == "selection":
             self.encode_points = KeypointSelection(channels, num_keypoints, sum(columns))
         else:
@@ -332,15 +331,10 @@ class PointSetHead(nn.Module):
         return self._boxes(points).flatten(1), keypoints.flatten(1)
 
     def _zero_offsets(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the keypoints (2K) and points (2P) before the first stage: on the location.
-
-        In float32 at least, whatever the features are: so are the sums that begin here.
-        """
+        """Return the keypoints (2K) and points (2P) before the first stage: on the location."""
         num, _, *size = features.shape
-        dtype = torch.promote_types(features.dtype, torch.float32)
-        channels = (2 * self.num_keypoints, 2 * self.num_points)
-        keypoints, points = (features.new_zeros(num, count, *size, dtype=dtype) for count in channels)
-        return keypoints, points
+        keypoints = features.new_zeros(num, 2 * self.num_keypoints, *size)
+        return keypoints, features.new_zeros(num, 2 * self.num_points, *size)
 
     def _boxes(self, points: Tensor) -> Tensor:
         """Compute B_ij (N, 4, H, W), the moments of the points (N, 2P, H, W) (paper, "Box Regression")."""

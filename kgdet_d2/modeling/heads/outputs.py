@@ -12,7 +12,6 @@ from torch import Tensor
 
 from kgdet_d2.geometry.points import GridIndex, flatten_grid_indices, gather_locations, to_float32
 
-_MOST = 1e4  # of scores, which are logits
 # A stage's logits (N, C, H, W) per level -> the locations to keep, per level.
 SelectLocations = Callable[[list[Tensor]], list[GridIndex]]
 
@@ -87,8 +86,6 @@ def choose_best_locations(scores: list[Tensor], number: int, inside: Tensor | No
             None for all alike.
     """
     all_scores = torch.cat([level.flatten(1) for level in scores], dim=1)  # (N, L)
-    # What is not a number would come first, and be the spread of all.
-    all_scores = all_scores.nan_to_num(-_MOST).clamp(-_MOST, _MOST)
     if inside is not None:
         all_scores = to_float32(all_scores)
         spread = all_scores.max() - all_scores.min()

@@ -9,7 +9,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from kgdet_d2.layers.precision import FullPrecisionConv
 from kgdet_d2.modeling.heads.aggregation import SamplingLocations, build_aggregation
 from kgdet_d2.modeling.heads.kgdet_head import KeypointStage, PointSetHead
 
@@ -27,7 +26,7 @@ class Branch(nn.Module):
     def __init__(self, index: int, channels: int, columns: list[int], out_channels: int):
         super().__init__()
         self.aggregation = build_aggregation(index, channels, columns)
-        self.output = FullPrecisionConv(self.aggregation.out_channels, out_channels, kernel_size=1)
+        self.output = nn.Conv2d(self.aggregation.out_channels, out_channels, kernel_size=1)
 
     def forward(self, features: Tensor, sampling: SamplingLocations) -> Tensor:
         """Predict (N, out_channels, H, W), or of the locations that sample."""

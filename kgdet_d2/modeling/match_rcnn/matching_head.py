@@ -96,8 +96,7 @@ class MatchingHead(nn.Module):
         Returns:
             (n, D), of the boxes of all images.
         """
-        # The pooler rounds boxes to the maps' precision.
-        x = self.pooler([to_float32(features[name]) for name in self.in_features], boxes)  # (n, C, H, W)
+        x = self.pooler([features[name] for name in self.in_features], boxes)  # (n, C, H, W)
         x = self.convs(x).mean(dim=(2, 3))  # (n, C)
         return to_float32(self.norm(self.embedding(x)))
 

@@ -17,7 +17,6 @@ from detectron2.structures import Instances, heatmaps_to_keypoints
 from torch import Tensor
 
 from kgdet_d2.geometry.points import to_float32
-from kgdet_d2.layers.precision import full_precision
 from kgdet_d2.modeling.normalizer import GLOBAL, normalizers, share_of_mean
 from kgdet_d2.utils.catalog import schema_of_config
 
@@ -79,14 +78,10 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
         Returns:
             In training ``loss_keypoint``. In inference the same instances, with ``pred_keypoints`` (n, K, 3):
             x and y in the boxes' frame, continuous pixels, and the keypoint's score; zeros in other classes'
-            slots. They are nan where the garment's maps are not finite.
+            slots.
         """
-        for name, layer in self.named_children():
-            if name != "score_lowres":
-                x = layer(x)
-                continue
-            with full_precision(x.device):
-                x = layer(to_float32(x))
+        for layer in self:
+            x = layer(x)
         if self.training:
             return {"loss_keypoint": self._loss(x, instances) * self.loss_weight}
         boxes = cat([garments.pred_boxes.tensor for garments in instances])
@@ -110,7 +105,7 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
         pixels, inside = torch.cat(target_pixels), torch.cat(target_inside)  # (N, K) both
         labelled = inside.nonzero(as_tuple=True)  # rows and slots, (P,) both
         logits = self._upsample(maps[labelled][:, None]).flatten(1)  # (P, S * S)
-        loss = F.cross_entropy(logits, pixels[labelled], reduction="sum")
+        loss = F.cross_entropy(to_float32(logits), pixels[labelled], reduction="sum")
         if self.loss_normalizer == "visible":
             return loss / normalizers([len(logits)], self.normalizer_scope, loss.device)[0]
         return loss / (self.loss_normalizer * len(instances))
@@ -121,11 +116,8 @@ class GarmentKeypointHead(KRCNNConvDeconvUpsampleHead):
         for index in classes.unique().tolist():
             rows = (classes == index).nonzero()  # (N_c, 1)
             class_maps = self._upsample(maps[rows, self.slots[index]])  # (N_c, K_c, S, S)
-            broken = ~class_maps.isfinite().flatten(1).all(dim=1)[:, None, None]  # (N_c, 1, 1)
-            # Detectron2 asserts that the maximum of a map equals itself.
-            class_maps = class_maps.masked_fill(broken[..., None], 0)
-            decoded = heatmaps_to_keypoints(class_maps, boxes[rows[:, 0]])  # x, y, logit, score
-            keypoints[rows, self.slots[index]] = decoded[..., [0, 1, 3]].masked_fill(broken, torch.nan)
+            decoded = heatmaps_to_keypoints(to_float32(class_maps), boxes[rows[:, 0]])  # x, y, logit, score
+            keypoints[rows, self.slots[index]] = decoded[..., [0, 1, 3]]
         return keypoints
 
     def _upsample(self, maps: Tensor) -> Tensor:

@@ -1,60 +1,30 @@
 """What an R-CNN learns from: anchors and proposals, without those in regions to ignore.
 
-Boxes are float32 under autocast, too. What is not finite in inference is left out, and counted.
-
 Detectron2 divides the losses of the RPN by a fixed number of anchors an image, the same in all processes, and
 those of boxes by the proposals that there are.
 
 R anchors, n proposals of an image.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.proposal_generator import RPN
-from detectron2.modeling.roi_heads import FastRCNNOutputLayers
-from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
-from torch import Tensor, nn
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from torch import Tensor
 
-from kgdet_d2.geometry.points import to_float32
-from kgdet_d2.layers.precision import full_precision, keep_full_precision
-from kgdet_d2.modeling.finite import finite_detections, finite_rows, finite_scores
 from kgdet_d2.modeling.ignored import boxes_ignored, leave_out, split_ignored
 from kgdet_d2.modeling.normalizer import GLOBAL, share_of_mean
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class FashionRPN(RPN):
-    """Detectron2's RPN, for batches with regions to ignore; else the same, state dict included.
-
-    Args:
-        head: predicts objectness and boxes of the anchors.
-        detectron2_arguments: the others of ``RPN``.
-    """
+    """Detectron2's RPN, for batches with regions to ignore; else the same, state dict included."""
 
     takes_ignored = True
-
-    @configurable
-    def __init__(self, *, head: nn.Module, **detectron2_arguments: Any):
-        super().__init__(head=head, **detectron2_arguments)
-        keep_full_precision(cast(nn.Conv2d, head.anchor_deltas))
-
-    def predict_proposals(
-        self,
-        anchors: list[Boxes],
-        pred_objectness_logits: list[Tensor],
-        pred_anchor_deltas: list[Tensor],
-        image_sizes: list[tuple[int, int]],
-    ) -> list[Instances]:
-        """Propose as Detectron2 does, which stops a training at what is not finite, but the others first."""
-        if not self.training:
-            pred_objectness_logits = [
-                finite_scores(logits, lowest=-torch.inf) for logits in pred_objectness_logits
-            ]
-        return super().predict_proposals(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
 
     @torch.no_grad()
     def label_and_sample_anchors(
@@ -77,24 +47,6 @@ class FashionRPN(RPN):
     def _subsample_labels(self, label: Tensor) -> Tensor:
         """Return all labels: Detectron2 would sample before it is known which of them to ignore."""
         return label
-
-
-class BoxPredictor(FastRCNNOutputLayers):
-    """Detectron2's layers, whose boxes are float32 and, where they are left out, counted."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict logits and boxes of proposals in float32 at least."""
-        with full_precision(x.device):
-            return super().forward(to_float32(x))
-
-    def inference(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
-    ) -> tuple[list[Instances], list[Tensor]]:
-        """Detect as Detectron2 does, which leaves out boxes and scores that are not finite without a word."""
-        boxes, scores = self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals)
-        for of_image in zip(boxes, scores, strict=True):
-            finite_rows(*of_image)
-        return super().inference(predictions, proposals)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -121,26 +73,6 @@ class FashionROIHeads(StandardROIHeads):
         """Return Detectron2's arguments, and ``MODEL.LOSS_NORMALIZER``."""
         arguments = super().from_config(cfg, input_shape)
         return {**arguments, "normalizer_scope": cfg.MODEL.LOSS_NORMALIZER}
-
-    @classmethod
-    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Build Detectron2's box head, its last layers as :class:`BoxPredictor`."""
-        parts = super()._init_box_head(cfg, input_shape)
-        # One built anew would draw random weights, and change all later ones.
-        parts["box_predictor"].__class__ = BoxPredictor
-        return parts
-
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Do as Detectron2, which would round the boxes that it pools in to the maps' precision."""
-        features = {name: to_float32(level) for name, level in features.items()}
-        instances, losses = super().forward(images, features, proposals, targets)
-        return instances if self.training else list(map(finite_detections, instances)), losses
 
     def _forward_box(
         self, features: dict[str, Tensor], proposals: list[Instances]

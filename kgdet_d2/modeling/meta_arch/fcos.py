@@ -9,7 +9,6 @@ from detectron2.modeling.meta_arch import fcos
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from kgdet_d2.modeling.finite import ExactBoxes
 from kgdet_d2.modeling.ignored import leave_out, locations_ignored, split_ignored
 from kgdet_d2.modeling.normalizer import GLOBAL, RunningNormalizer
 from kgdet_d2.utils.catalog import schema_of_config
@@ -18,7 +17,7 @@ from kgdet_d2.utils.catalog import schema_of_config
 _CERTAINLY_NONE = -1e4
 
 
-class FCOS(RunningNormalizer, ExactBoxes, fcos.FCOS):
+class FCOS(RunningNormalizer, fcos.FCOS):
     """Detectron2's FCOS, for batches that may hold images without garments and regions to ignore.
 
     Its losses are ``loss_fcos_cls``, ``loss_fcos_loc`` (GIoU) and ``loss_fcos_ctr`` (centerness). A

@@ -5,13 +5,12 @@ from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from kgdet_d2.modeling.finite import ExactBoxes
 from kgdet_d2.modeling.ignored import boxes_ignored, leave_out, split_ignored
 from kgdet_d2.modeling.normalizer import RunningNormalizer
 
 
 @META_ARCH_REGISTRY.register()
-class FashionRetinaNet(RunningNormalizer, ExactBoxes, RetinaNet):
+class FashionRetinaNet(RunningNormalizer, RetinaNet):
     """Detectron2's RetinaNet, for batches with regions to ignore and of many processes; else the same.
 
     The state dict is Detectron2's.
