@@ -312,7 +312,7 @@ def test_a_bad_photo_loses_neither_training_nor_evaluation(datasets_root, here, 
 
 
 def test_scores_are_there_where_predictions_cannot_be_written(trained, here, tmp_path, monkeypatch, caplog):
-    def full(self, path):
+    def full(self, path, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Predictions, "save", full)

@@ -26,7 +26,7 @@ class Spread:
     score_threshold = 0.0  # all of them
 
     def __init__(self, predictor):
-        self.predictor, self.seen = predictor, []
+        self.predictor, self.mapper, self.seen = predictor, predictor.mapper, []
         self.free = threading.Event()
         self.free.set()
 
