@@ -71,11 +71,12 @@ def test_a_row_of_the_table():
     assert len(found.table(0.5)[0]) == len(HEADERS)
 
 
-def test_a_large_photo_is_drawn_reduced(tmp_path):
+def test_a_large_photo_is_drawn_reduced(tmp_path, predictor, monkeypatch):
     """The box is where it is on the photo, and the files keep the photo's own pixels."""
     Image.new("RGB", (2 * LONG_SIDE, LONG_SIDE), (99, 99, 99)).save(tmp_path / "large.png")
     box = (500, 600, 1500, 1000)
-    finder = GarmentFinder(lambda photo: garment(photo.shape[:2], box), time_limit=60)
+    monkeypatch.setattr(predictor, "predictor", lambda photo: garment(photo.shape[:2], box))
+    finder = GarmentFinder(predictor, time_limit=60)
     found = finder.find(tmp_path / "large.png")
     drawing = found.draw(0, ["boxes"])
     assert drawing.shape == (LONG_SIDE // 2, LONG_SIDE, 3)
