@@ -75,7 +75,8 @@ def test_a_training_that_ended_is_evaluated_again(datasets_root, restored_logger
 def test_kill_and_resume(system, processes, workers, datasets_root, tmp_path):
     """By SIGKILL, at a moment after the first checkpoint."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(datasets_root)}
-    opts = ["MODEL.WEIGHTS", ""] if "matching" in system else []
+    # Each process needs a pair of photos.
+    opts = ["MODEL.WEIGHTS", "", "SOLVER.IMS_PER_BATCH", str(2 * processes)] if "matching" in system else []
 
     def start(output, *more):
         words = arguments(system, output, *more, *opts, workers=workers, processes=processes)
